@@ -1,0 +1,82 @@
+// What a backend is: memory, a table from primitives to kernels, and the fused forms.
+//
+// The engine (transforms/eval.cpp) is the only caller. It allocates outputs, makes inputs
+// contiguous where a kernel asks for it, and calls kernels one after another; a kernel
+// splits its own work over threads (backend/cpu/parallel.h).
+#pragma once
+
+#include <span>
+#include <typeindex>
+#include <unordered_map>
+
+#include "graph/program.h"
+#include "lazuli/primitive.h"
+
+namespace lazuli {
+
+// Memory as a kernel sees it. `data` points at element [0, 0, ...].
+struct Operand {
+  void* data = nullptr;
+  Shape shape;
+  Strides strides;  // in elements; 0 repeats, negative runs backwards
+  Dtype dtype = float32;
+  bool row_contiguous = true;
+  int64_t size = 0;
+
+  template <class T> T* as() const { return static_cast<T*>(data); }
+};
+
+struct KernelCall {
+  const Primitive& primitive;
+  std::span<const Operand> in;
+  std::span<const Operand> out;  // allocated, row-contiguous
+};
+
+struct Kernel {
+  // Throws on errors found in the data (an index out of range); the engine adds the name
+  // of the operation and the line that built it.
+  void (*run)(const KernelCall&);
+  // Bit i: input i must arrive row-contiguous.
+  uint32_t contiguous = 0;
+  // Bit i: output 0 may be written over input i, if that has the same size and dtype and
+  // no other reader.
+  uint32_t donate = 0;
+};
+
+// Primitive class -> kernel. Each backend/<name>/<family>.cpp has one function
+// `void register_<family>(KernelTable&)`; CMake finds the files and writes the list.
+class KernelTable {
+ public:
+  template <class P>
+  void add(Kernel k) { kernels_[typeid(P)] = k; }
+  const Kernel* find(const Primitive& p) const {
+    auto it = kernels_.find(typeid(p));
+    return it == kernels_.end() ? nullptr : &it->second;
+  }
+
+ private:
+  std::unordered_map<std::type_index, Kernel> kernels_;
+};
+
+class Reduce;  // ops/reduce.h
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual detail::Buffer* allocate(size_t bytes) = 0;  // throws std::bad_alloc
+  virtual const Kernel* find(const Primitive&) const = 0;
+
+  // out[k][i] = program(in[0][i], in[1][i], ...) for every index i of `space`. Inputs have
+  // the shape `space` (strides 0 where they broadcast); outputs are row-contiguous. An
+  // output may share memory with an input of the same layout.
+  virtual void run(const Program&, const Shape& space, std::span<const Operand> in,
+                   std::span<const Operand> out) = 0;
+  // out = reduce(program(in...)) over reduce's axes of `space`.
+  virtual void run(const Reduce&, const Program&, const Shape& space, std::span<const Operand> in,
+                   const Operand& out) = 0;
+};
+
+// The backend for a device; throws std::invalid_argument if there is none.
+Backend& backend(Device d);
+
+}  // namespace lazuli
