@@ -65,6 +65,7 @@ class Backend {
   virtual ~Backend() = default;
   virtual detail::Buffer* allocate(size_t bytes) = 0;  // throws std::bad_alloc
   virtual const Kernel* find(const Primitive&) const = 0;
+  virtual std::unordered_map<std::string, std::variant<std::string, size_t>> info() const = 0;
 
   // out[k][i] = program(in[0][i], in[1][i], ...) for every index i of `space`. Inputs have
   // the shape `space` (strides 0 where they broadcast); outputs are row-contiguous. An
