@@ -105,9 +105,7 @@ array zeros_like(const array& a, StreamOrDevice s = Where::current());
 array zeros_like(const array& a, Dtype dtype, StreamOrDevice s = Where::current());
 
 array ones(const Shape& shape, Dtype dtype, StreamOrDevice s = Where::current());
-inline array ones(const Shape& shape, StreamOrDevice s = Where::current()) {
-  return ones(shape, float32, s);
-}
+inline array ones(const Shape& shape, StreamOrDevice s = Where::current()) { return ones(shape, float32, s); }
 array ones_like(const array& a, StreamOrDevice s = Where::current());
 array ones_like(const array& a, Dtype dtype, StreamOrDevice s = Where::current());
 

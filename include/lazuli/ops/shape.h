@@ -50,8 +50,7 @@ std::vector<array> atleast_3d(const std::vector<array>& a, StreamOrDevice s = Wh
 
 // Axis i of the result is axis axes[i] of a; by default the order is reversed.
 array transpose(const array& a, std::vector<int> axes, StreamOrDevice s = Where::current());
-inline array transpose(const array& a, std::initializer_list<int> axes,
-                       StreamOrDevice s = Where::current()) {
+inline array transpose(const array& a, std::initializer_list<int> axes, StreamOrDevice s = Where::current()) {
   return transpose(a, std::vector<int>(axes), s);
 }
 array transpose(const array& a, StreamOrDevice s = Where::current());
@@ -91,8 +90,7 @@ inline array slice(const array& a, std::initializer_list<int64_t> start, Shape s
 std::vector<array> split(const array& a, int num_splits, int axis, StreamOrDevice s = Where::current());
 std::vector<array> split(const array& a, int num_splits, StreamOrDevice s = Where::current());
 // Parts that begin at 0 and at each index (as in a slice: negative counts from the end).
-std::vector<array> split(const array& a, const Shape& indices, int axis,
-                         StreamOrDevice s = Where::current());
+std::vector<array> split(const array& a, const Shape& indices, int axis, StreamOrDevice s = Where::current());
 std::vector<array> split(const array& a, const Shape& indices, StreamOrDevice s = Where::current());
 // The slices along `axis`, without that axis.
 std::vector<array> unstack(const array& a, int axis, StreamOrDevice s = Where::current());
@@ -125,9 +123,9 @@ array stack(const std::vector<array>& arrays, StreamOrDevice s = Where::current(
 // Adds low[i] elements before and high[i] after axis axes[i]: `pad_value` (a scalar,
 // converted to a's dtype) if mode is "constant", the nearest element if "edge". Throws
 // std::invalid_argument for a negative width, or an edge of an empty axis.
-array pad(const array& a, const std::vector<int>& axes, const Shape& low_pad_size,
-          const Shape& high_pad_size, const array& pad_value = array(0),
-          const std::string& mode = "constant", StreamOrDevice s = Where::current());
+array pad(const array& a, const std::vector<int>& axes, const Shape& low_pad_size, const Shape& high_pad_size,
+          const array& pad_value = array(0), const std::string& mode = "constant",
+          StreamOrDevice s = Where::current());
 array pad(const array& a, const std::vector<std::pair<int, int>>& pad_width,
           const array& pad_value = array(0), const std::string& mode = "constant",
           StreamOrDevice s = Where::current());
