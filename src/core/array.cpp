@@ -6,7 +6,7 @@
 #include "core/engine.h"
 #include "core/pick.h"
 #include "core/trace.h"
-#include "lazuli/ops/indexing.h"
+#include "lazuli/ops/shape.h"
 #include "lazuli/primitive.h"
 #include "lazuli/transforms.h"
 
@@ -206,7 +206,12 @@ void array::check_type(Dtype t, const char* what) const {
                                 "; use item<T>(), to_vector<T>() or astype to convert");
 }
 
-array array::iterator::operator*() const { return take(*of_, static_cast<int>(at_), 0); }
+array array::iterator::operator*() const {
+  Shape start(of_->ndim(), 0), stop = of_->shape();
+  start[0] = at_;
+  stop[0] = at_ + 1;
+  return squeeze(slice(*of_, start, stop), 0);
+}
 array::iterator array::begin() const {
   if (ndim() == 0) throw std::invalid_argument("[begin] cannot iterate over a 0-dimensional array");
   return {this, 0};

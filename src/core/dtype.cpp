@@ -88,16 +88,18 @@ finfo::finfo(Dtype dtype) : dtype(dtype) {
     bits = b, min = -largest, max = largest, eps = gap, smallest_normal = normal;
   };
   switch (dtype.val()) {
-    case Val::float16: return set(16, 65504, 0x1p-10, 0x1p-14);
-    case Val::bfloat16: return set(16, 0x1.fep127, 0x1p-7, 0x1p-126);
+    case Val::float16: set(16, 65504, 0x1p-10, 0x1p-14); return;
+    case Val::bfloat16: set(16, 0x1.fep127, 0x1p-7, 0x1p-126); return;
     case Val::float64: {
       using L = std::numeric_limits<double>;
-      return set(64, L::max(), L::epsilon(), L::min());
+      set(64, L::max(), L::epsilon(), L::min());
+      return;
     }
     case Val::float32:
     case Val::complex64: {
       using L = std::numeric_limits<float>;
-      return set(32, L::max(), L::epsilon(), L::min());
+      set(32, L::max(), L::epsilon(), L::min());
+      return;
     }
     default:
       throw std::invalid_argument("[finfo] expected a floating dtype, got " + std::string(dtype_name(dtype)));

@@ -46,7 +46,7 @@ struct Instruction {
   uint16_t op;
   Lane lane;          // of the operands; for kCastOp of the operand
   Lane result;        // of the value
-  Dtype dtype;        // of the value; float16 and bfloat16 ask for rounding
+  Dtype dtype = float32;  // of the value; float16 and bfloat16 ask for rounding
   uint8_t arity;
   uint16_t args[3];   // values
 };
@@ -55,8 +55,8 @@ struct Program {
   std::vector<Dtype> inputs;         // as stored in memory
   std::vector<Instruction> code;
   struct Output {
-    uint16_t value;
-    Dtype dtype;                     // as stored in memory
+    uint16_t value = 0;
+    Dtype dtype = float32;                     // as stored in memory
   };
   std::vector<Output> outputs;
 

@@ -81,7 +81,7 @@ LAZULI_VEC_BINARY(pow, pow(d, x.v, y.v))
 LAZULI_VEC_BINARY(logaddexp, logaddexp(d, x.v, y.v))
 LAZULI_VEC_BINARY(atan2, atan2(d, x.v, y.v))
 LAZULI_VEC_BINARY(floor_div, hn::Floor(hn::Div(x.v, y.v)))
-LAZULI_VEC_BINARY(remainder, floor_remainder(d, x.v, y.v))
+LAZULI_VEC_BINARY(remainder, remainder(d, x.v, y.v))
 // x where x is NaN, y where y is: comparisons with NaN are false
 LAZULI_VEC_BINARY(max, hn::IfThenElse(hn::Lt(x.v, y.v), y.v, hn::IfThenElse(hn::Eq(y.v, y.v), x.v, y.v)))
 LAZULI_VEC_BINARY(min, hn::IfThenElse(hn::Lt(y.v, x.v), y.v, hn::IfThenElse(hn::Eq(y.v, y.v), x.v, y.v)))

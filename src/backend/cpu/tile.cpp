@@ -275,9 +275,11 @@ TileRunner::~TileRunner() = default;
 int64_t TileRunner::size() const { return impl_->size; }
 int64_t TileRunner::tile_size() const { return impl_->tile; }
 
-std::unique_ptr<TileRunner::Context> TileRunner::context() const {
+void TileRunner::FreeContext::operator()(Context* c) const { delete c; }
+
+std::unique_ptr<TileRunner::Context, TileRunner::FreeContext> TileRunner::context() const {
   const Impl& m = *impl_;
-  auto c = std::make_unique<Context>(static_cast<size_t>(m.slots * m.slot_bytes));
+  std::unique_ptr<Context, FreeContext> c(new Context(static_cast<size_t>(m.slots * m.slot_bytes)));
   c->values.resize(m.values);
   auto slot = [&](int s) { return c->memory + s * m.slot_bytes; };
   for (size_t i = 0; i < m.inputs.size(); ++i) {

@@ -21,7 +21,10 @@ class TileRunner {
 
   // One thread's registers.
   class Context;
-  std::unique_ptr<Context> context() const;
+  struct FreeContext {
+    void operator()(Context*) const;
+  };
+  std::unique_ptr<Context, FreeContext> context() const;
 
   // Evaluates elements [begin, begin + n) of the row-major index space, n <= tile_size(),
   // and stores output k at outs[k] (in the dtype of the output).
