@@ -1,0 +1,110 @@
+#include "backend/cpu/indexed_rows.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/indexed_rows.cpp"
+#include <hwy/foreach_target.h>  // compiles this file once for every instruction set
+#include <hwy/highway.h>
+
+#include <cstring>
+#include <type_traits>
+
+HWY_BEFORE_NAMESPACE();
+namespace lazuli::cpu {
+namespace HWY_NAMESPACE {
+
+template <class T>
+inline constexpr bool is_half = std::is_same_v<T, float16_t> || std::is_same_v<T, bfloat16_t>;
+template <class T>
+inline constexpr bool is_complex = std::is_same_v<T, complex64_t>;
+
+template <class T>
+HWY_INLINE bool is_less(T x, T y) {
+  if constexpr (is_complex<T>)
+    return x.real() < y.real() || (x.real() == y.real() && x.imag() < y.imag());
+  else
+    return x < y;
+}
+
+// One accumulation, in the arithmetic of the elementwise operations: float16 and bfloat16 in
+// float32, rounded each time; integers modulo 2^bits; bool sums are "or"; NaN wins in max and min.
+template <Accumulate op, class T>
+HWY_INLINE T combine(T x, T y) {
+  if constexpr (op == Accumulate::none) {
+    return y;
+  } else if constexpr (is_half<T>) {
+    return T(combine<op, float>(x, y));
+  } else if constexpr (op == Accumulate::max || op == Accumulate::min) {
+    bool y_wins = op == Accumulate::max ? is_less(x, y) : is_less(y, x);
+    if constexpr (is_complex<T> || std::is_floating_point_v<T>) return (x != x) ? x : (y_wins || y != y) ? y : x;
+    else return y_wins ? y : x;
+  } else if constexpr (std::is_same_v<T, bool>) {
+    return op == Accumulate::add ? (x | y) : (x & y);
+  } else if constexpr (std::is_integral_v<T>) {
+    using U = std::conditional_t<(sizeof(T) < 4), uint32_t, std::make_unsigned_t<T>>;
+    return op == Accumulate::add ? static_cast<T>(U(x) + U(y)) : static_cast<T>(U(x) * U(y));
+  } else if constexpr (is_complex<T>) {
+    if constexpr (op == Accumulate::add) return x + y;
+    return T(x.real() * y.real() - x.imag() * y.imag(), x.real() * y.imag() + x.imag() * y.real());
+  } else {
+    return op == Accumulate::add ? x + y : x * y;
+  }
+}
+
+template <Accumulate op, class T>
+void run_rows(void* to, const int64_t* dst_at, const void* from, const int64_t* src_at, int64_t count,
+              int64_t n, int64_t dst_step, int64_t src_step) {
+  T* dst = static_cast<T*>(to);
+  const T* src = static_cast<const T*>(from);
+  if (n == 1) {
+    for (int64_t i = 0; i < count; ++i) dst[dst_at[i]] = combine<op>(dst[dst_at[i]], src[src_at[i]]);
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    T* HWY_RESTRICT d = dst + dst_at[i];
+    const T* HWY_RESTRICT s = src + src_at[i];
+    if (dst_step == 1 && src_step == 1) {
+      if constexpr (op == Accumulate::none) {
+        std::memcpy(d, s, static_cast<size_t>(n) * sizeof(T));
+      } else {
+        for (int64_t j = 0; j < n; ++j) d[j] = combine<op>(d[j], s[j]);
+      }
+    } else if (dst_step == 1 && src_step == 0) {
+      const T value = *s;
+      for (int64_t j = 0; j < n; ++j) d[j] = combine<op>(d[j], value);
+    } else {
+      for (int64_t j = 0; j < n; ++j) d[j * dst_step] = combine<op>(d[j * dst_step], s[j * src_step]);
+    }
+  }
+}
+
+template <Accumulate op>
+RowsFn rows_of(Dtype dtype) {
+  return dispatch_dtype(dtype, []<class T>(T) -> RowsFn { return &run_rows<op, T>; });
+}
+
+RowsFn select_rows(Accumulate op, Dtype dtype) {
+  switch (op) {
+    case Accumulate::add: return rows_of<Accumulate::add>(dtype);
+    case Accumulate::prod: return rows_of<Accumulate::prod>(dtype);
+    case Accumulate::max: return rows_of<Accumulate::max>(dtype);
+    case Accumulate::min: return rows_of<Accumulate::min>(dtype);
+    case Accumulate::none: break;
+  }
+  switch (dtype.size()) {
+    case 1: return &run_rows<Accumulate::none, uint8_t>;
+    case 2: return &run_rows<Accumulate::none, uint16_t>;
+    case 4: return &run_rows<Accumulate::none, uint32_t>;
+    default: return &run_rows<Accumulate::none, uint64_t>;
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lazuli::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lazuli::cpu {
+HWY_EXPORT(select_rows);
+RowsFn rows_kernel(Accumulate op, Dtype dtype) { return HWY_DYNAMIC_DISPATCH(select_rows)(op, dtype); }
+}  // namespace lazuli::cpu
+#endif

@@ -1,0 +1,14 @@
+// The inner loops of gather and scatter: move or combine rows whose places are in tables.
+#pragma once
+
+#include "ops/indexing.h"
+
+namespace lazuli::cpu {
+
+// For i in order, then j < n: dst[dst_at[i] + j * dst_step] op= src[src_at[i] + j * src_step].
+// Offsets and steps are in elements. Rows may coincide; later ones see earlier ones.
+using RowsFn = void (*)(void* dst, const int64_t* dst_at, const void* src, const int64_t* src_at,
+                        int64_t count, int64_t n, int64_t dst_step, int64_t src_step);
+RowsFn rows_kernel(Accumulate op, Dtype dtype);
+
+}  // namespace lazuli::cpu
