@@ -63,7 +63,8 @@ array with_batch(const array& a, int axis, int64_t batch) {  // the batch axis i
 
 // The index arrays with their batch axes in front, and, for an array that has the batch as an axis,
 // one more that counts it.
-Arrays1 batched_indices(std::span<const array> indices, std::span<const int> axes, int64_t batch, bool counted) {
+Arrays1 batched_indices(std::span<const array> indices, std::span<const int> axes, int64_t batch,
+                        bool counted) {
   Arrays1 out;
   for (size_t i = 0; i < indices.size(); ++i) out.push_back(with_batch(indices[i], axes[i], batch));
   if (counted) {
@@ -129,8 +130,7 @@ Batched Gather::vmap(const Arrays1& inputs, const std::vector<int>& axes) const 
 }
 
 std::optional<std::vector<Shape>> Gather::output_shapes(const Arrays1& inputs) const {
-  return std::vector{
-      boxes.values(inputs[0].shape(), inputs.size() > 1 ? inputs[1].shape() : Shape{})};
+  return std::vector{boxes.values(inputs[0].shape(), inputs.size() > 1 ? inputs[1].shape() : Shape{})};
 }
 
 // ---- Scatter ----
@@ -155,8 +155,8 @@ array last_writers(const array& a, const array& updates, const Arrays1& indices,
   Shape space;
   for (int axis : boxes.axes) space.push_back(a.shape(axis));
   array order = reshape(arange(size_of(shape)), shape);
-  array owner = detail::scatter(Accumulate::none, zeros(space, order.dtype()), indices, order, points,
-                                "scatter", {});
+  array owner =
+      detail::scatter(Accumulate::none, zeros(space, order.dtype()), indices, order, points, "scatter", {});
   Shape aligned(updates.ndim(), 1);
   std::copy(shape.begin(), shape.end(), aligned.begin() + boxes.at);
   return reshape(equal(detail::gather(owner, indices, points, "gather", {}), order), aligned);
@@ -197,7 +197,8 @@ Arrays1 Scatter::vjp(const Arrays1& primals, const Arrays1& cotangents, const st
         array product = read(write(op, where(a_zero, one, a), u_safe));
         array zeros_met = read(write(Accumulate::add, astype(a_zero, int32), astype(u_zero, int32)));
         array zeros_elsewhere = subtract(zeros_met, astype(u_zero, int32));
-        return multiply(read(g), conj(where(equal(zeros_elsewhere, array(0)), divide(product, u_safe), zero(u))));
+        return multiply(read(g),
+                        conj(where(equal(zeros_elsewhere, array(0)), divide(product, u_safe), zero(u))));
       }
       default: break;
     }
@@ -245,7 +246,8 @@ namespace detail {
 
 void check_index_dtype(const array& indices, const char* op) {
   if (!issubdtype(indices.dtype(), integer))
-    throw std::invalid_argument("[" + std::string(op) + "] expected index arrays of an integer dtype, found " +
+    throw std::invalid_argument("[" + std::string(op) +
+                                "] expected index arrays of an integer dtype, found " +
                                 std::string(dtype_name(indices.dtype())));
 }
 
@@ -317,8 +319,8 @@ array gather(const array& a, const array& indices, int axis, const Shape& slice_
 array take(const array& a, const array& indices, int axis, StreamOrDevice s) {
   axis = normalize_axis(axis, a.ndim(), "take");
   if (a.shape(axis) == 0 && indices.size() > 0)
-    throw std::out_of_range("[take] cannot take from axis " + std::to_string(axis) + " of an array of shape " +
-                            to_string(a.shape()) + ": it is empty");
+    throw std::out_of_range("[take] cannot take from axis " + std::to_string(axis) +
+                            " of an array of shape " + to_string(a.shape()) + ": it is empty");
   Boxes boxes{{axis}, {1}, Shape(a.ndim(), -1), axis};
   boxes.extents[axis] = 1;
   return detail::gather(a, {indices}, std::move(boxes), "take", s);
@@ -348,8 +350,8 @@ static array scatter_boxes(Accumulate mode, const array& a, const Arrays1& indic
                                 "for each axis of " +
                                 to_string(a.shape()) + ", found " + to_string(updates.shape()));
   Shape extents(updates.shape().end() - a.ndim(), updates.shape().end());
-  return detail::scatter(mode, a, indices, updates, Boxes{axes, std::vector<int>(axes.size()), extents, 0}, op,
-                         s);
+  return detail::scatter(mode, a, indices, updates, Boxes{axes, std::vector<int>(axes.size()), extents, 0},
+                         op, s);
 }
 
 array scatter(const array& a, const Arrays1& indices, const array& updates, const std::vector<int>& axes,

@@ -24,20 +24,20 @@ struct Boxes {
   Shape extents;             // for each axis of the array; -1 is the whole axis
   int at = 0;
 
-  Shape box(const Shape& array_shape) const;     // extents, with -1 filled in
-  std::vector<int> kept() const;                 // axes of the array that the values have
+  Shape box(const Shape& array_shape) const;  // extents, with -1 filled in
+  std::vector<int> kept() const;              // axes of the array that the values have
   Shape values(const Shape& array_shape, const Shape& index_shape) const;
   auto params() const { return std::tie(axes, dropped, extents, at); }
 };
 
 // The rules every primitive of this family has.
-#define LAZULI_RULES                                                                                   \
-  std::vector<array> vjp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&, \
-                         const std::vector<array>&) const override;                                    \
-  std::vector<array> jvp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&, \
-                         const std::vector<array>&) const override;                                    \
-  std::pair<std::vector<array>, std::vector<int>> vmap(const std::vector<array>&,                      \
-                                                       const std::vector<int>&) const override;        \
+#define LAZULI_RULES                                                                                       \
+  std::vector<array> vjp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&,    \
+                         const std::vector<array>&) const override;                                        \
+  std::vector<array> jvp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&,    \
+                         const std::vector<array>&) const override;                                        \
+  std::pair<std::vector<array>, std::vector<int>> vmap(const std::vector<array>&, const std::vector<int>&) \
+      const override;                                                                                      \
   std::optional<std::vector<Shape>> output_shapes(const std::vector<array>&) const override;
 
 // inputs: a, indices... `function` is the public function, for messages.
@@ -64,7 +64,6 @@ class Scatter : public detail::Parameters<Primitive, Scatter> {
   const Accumulate op;
   const Boxes boxes;
   const char* const function;
-
 };
 
 // inputs: a, indices; equal shapes except on `axis` (not negative).
@@ -110,7 +109,8 @@ namespace detail {
 void check_index_dtype(const array& indices, const char* op);
 
 // Gather and Scatter with all checks; index arrays broadcast together.
-array gather(const array& a, const std::vector<array>& indices, Boxes boxes, const char* op, StreamOrDevice s);
+array gather(const array& a, const std::vector<array>& indices, Boxes boxes, const char* op,
+             StreamOrDevice s);
 array scatter(Accumulate mode, const array& a, const std::vector<array>& indices, const array& updates,
               Boxes boxes, const char* op, StreamOrDevice s);
 

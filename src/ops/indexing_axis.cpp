@@ -105,9 +105,9 @@ static Shape aligned_shape(const array& a, const array& indices, int& axis, cons
   axis = normalize_axis(axis, a.ndim(), op);
   detail::check_index_dtype(indices, op);
   if (indices.ndim() != a.ndim())
-    throw std::invalid_argument("[" + std::string(op) + "] expected indices with " + std::to_string(a.ndim()) +
-                                " dimensions, as an array of shape " + to_string(a.shape()) + " has, found shape " +
-                                to_string(indices.shape()));
+    throw std::invalid_argument("[" + std::string(op) + "] expected indices with " +
+                                std::to_string(a.ndim()) + " dimensions, as an array of shape " +
+                                to_string(a.shape()) + " has, found shape " + to_string(indices.shape()));
   Shape others = a.shape();
   others[axis] = 1;
   Shape rest = indices.shape();

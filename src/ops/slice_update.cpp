@@ -87,7 +87,8 @@ array slice_update(const array& src, const array& update, Shape start, Shape sto
 // No element occurs twice in a slice, so these need no kernel of their own.
 using Binary = array (*)(const array&, const array&, StreamOrDevice);
 static array slice_accumulate(Binary f, const array& src, const array& update, const Shape& start,
-                              const Shape& stop, const Shape& strides, const char* op, const StreamOrDevice& s) {
+                              const Shape& stop, const Shape& strides, const char* op,
+                              const StreamOrDevice& s) {
   array values = update.dtype() == src.dtype() ? update : astype(update, src.dtype(), s);
   array old = slice(src, start, stop, strides, s);
   if (broadcast_shapes(values.shape(), old.shape(), op) != old.shape())

@@ -35,17 +35,16 @@ void add_typed(const IndexedAxis& a, const T* indices, int64_t step, int64_t n, 
 
 // Elements apart in row-major order, if that is one number.
 bool single_step(const Operand& o, int64_t& step) {
-  step = 0;
-  int64_t expected = 0;
+  bool first = true;
+  int64_t expected = step = 0;
   for (size_t i = o.shape.size(); i-- > 0;) {
     if (o.shape[i] == 1) continue;
-    if (expected == 0 && step == 0) {
-      step = o.strides[i];
-      expected = step * o.shape[i];
-      if (step != 0) continue;
-    }
-    if (o.strides[i] != expected) return false;
+    if (first)
+      expected = step = o.strides[i];
+    else if (o.strides[i] != expected)
+      return false;
     expected *= o.shape[i];
+    first = false;
   }
   return true;
 }

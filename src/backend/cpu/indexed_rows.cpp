@@ -35,8 +35,10 @@ HWY_INLINE T combine(T x, T y) {
     return T(combine<op, float>(x, y));
   } else if constexpr (op == Accumulate::max || op == Accumulate::min) {
     bool y_wins = op == Accumulate::max ? is_less(x, y) : is_less(y, x);
-    if constexpr (is_complex<T> || std::is_floating_point_v<T>) return (x != x) ? x : (y_wins || y != y) ? y : x;
-    else return y_wins ? y : x;
+    if constexpr (is_complex<T> || std::is_floating_point_v<T>)
+      return (x != x) ? x : (y_wins || y != y) ? y : x;
+    else
+      return y_wins ? y : x;
   } else if constexpr (std::is_same_v<T, bool>) {
     return op == Accumulate::add ? (x | y) : (x & y);
   } else if constexpr (std::is_integral_v<T>) {
