@@ -56,6 +56,7 @@ class Primitive {
     view,         // shares its input's memory when the layout allows
     reduce,       // a reduction: takes an elementwise prologue
     pick,         // one result of a tuple node
+    pass,         // a tuple node whose results are inputs, unchanged
   };
 
   explicit Primitive(Role role = Role::kernel) : role_(role) {}

@@ -66,8 +66,8 @@ VectorFn grad(const std::function<array(const std::vector<array>&)>& fun, const 
 VectorFn grad(const std::function<array(const std::vector<array>&)>& fun, int argnum = 0);
 std::function<array(const array&)> grad(const std::function<array(const array&)>& fun);
 
-// Vectorises fun over an axis of its inputs; -1 in the vector form means "no batch axis"
-// (in the single-array forms a negative axis counts from the end).
+// Vectorises fun over an axis of its inputs. For several inputs -1 means "no batch axis"; for a
+// single input a negative axis counts from the end.
 std::function<array(const array&)> vmap(const std::function<array(const array&)>& fun, int in_axis = 0,
                                         int out_axis = 0);
 std::function<array(const array&, const array&)> vmap(

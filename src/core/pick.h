@@ -17,6 +17,13 @@ class Pick : public Primitive {
   const int index;
 };
 
+// Role::pass: results that are some of the inputs, unchanged. Result i is input first() + i.
+class Pass : public Primitive {
+ public:
+  Pass() : Primitive(Role::pass) {}
+  virtual int first() const = 0;
+};
+
 namespace detail {
 // What a tuple node holds.
 struct Results {

@@ -195,13 +195,10 @@ ValueAndGradFn value_and_grad(const VectorFn& fun, const std::vector<int>& argnu
     if (!carries_derivative(t.outputs[0]))
       throw std::invalid_argument("[grad] the function must return a floating value, but its first output is " +
                                   std::string(dtype_name(t.outputs[0].dtype())));
-    std::vector<array> cotangents;
-    for (size_t i = 0; i < t.outputs.size(); ++i)
-      cotangents.push_back(i == 0 ? ones_like(t.outputs[0]) : zeros_like(t.outputs[i]));
     // Auxiliary outputs have no part in the gradient.
     Traced loss = t;
-    loss.outputs.resize(1);
-    auto grads = pull_back(loss, {cotangents[0]});
+    loss.outputs.erase(loss.outputs.begin() + 1, loss.outputs.end());
+    auto grads = pull_back(loss, {ones_like(t.outputs[0])});
     return std::make_pair(t.outputs, grads);
   };
 }

@@ -140,6 +140,7 @@ class Evaluation {
       case Primitive::Role::reduce: return run_reduce(b, group, root);
       case Primitive::Role::view: return run_view(b, root);
       case Primitive::Role::pick: return run_pick(root);
+      case Primitive::Role::pass: return run_pass(b, root);
       case Primitive::Role::kernel: return run_kernel(b, root);
     }
   }
@@ -289,6 +290,21 @@ class Evaluation {
     Buffer* b = tuple->results->buffers[static_cast<size_t>(static_cast<const Pick&>(*root->primitive).index)];
     detail::retain(b);
     publish(root, b, row_strides(root->shape), 0, true);
+  }
+
+  void run_pass(Backend& b, Node* root) {
+    int first = static_cast<const Pass&>(*root->primitive).first();
+    auto& results = *root->results;
+    for (size_t k = 0; k < results.shapes.size(); ++k) {
+      Node* in = root->inputs[static_cast<size_t>(first) + k];
+      if (in->row_contiguous && in->offset == 0) {
+        detail::retain(in->buffer);
+        results.buffers.push_back(in->buffer);
+      } else {
+        results.buffers.push_back(copy_contiguous(b, operand_of(in)));
+      }
+    }
+    publish(root, b.allocate(0), Strides{1}, 0, true);
   }
 
   void run_kernel(Backend& b, Node* root) {
