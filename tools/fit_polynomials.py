@@ -100,16 +100,20 @@ def asin_terms(n=70):
     return r
 
 
-def atan_terms(n=80):
-    return [LD((-1) ** k) / (2 * k + 1) for k in range(1, n)]
+def cubic_rest(f, taylor):  # (f(r) - r) / r^3 in z = r^2; the series where that cancels
+    def g(z):
+        r = np.sqrt(z)
+        small = r < 0.02
+        q = np.where(small, LD(0.5), r)
+        return np.where(small, series(z, taylor), (f(q) - q) / q**3)
+
+    return g
 
 
-def tan_rest(z):
-    r = np.sqrt(z)
-    small = r < 0.02
-    q = np.where(small, LD(0.5), r)
-    taylor = series(z, [LD(1) / 3, LD(2) / 15, LD(17) / 315, LD(62) / 2835, LD(1382) / 155925])
-    return np.where(small, taylor, (np.tan(q) - q) / q**3)
+TAN = [LD(1) / 3, LD(2) / 15, LD(17) / 315, LD(62) / 2835, LD(1382) / 155925]
+tan_rest = cubic_rest(np.tan, TAN)
+tanh_rest = cubic_rest(np.tanh, [(-1) ** (k + 1) * t for k, t in enumerate(TAN)])
+atan_rest = cubic_rest(np.arctan, [LD((-1) ** k) / (2 * k + 1) for k in range(1, 8)])
 
 
 ERF = [(LD((-1) ** k) / factorial(k) / (2 * k + 1)) * 2 / np.sqrt(LD(np.pi)) for k in range(40)]
@@ -130,10 +134,11 @@ def main():
     fit("kCos", odd_rest(COS), 0, 0.62, 2, lambda z: z * z, note="(cos r - 1 + r^2/2) / r^4 in r^2;")
     fit("kTan", tan_rest, 0, 0.62, 6, z, note="(tan r - r) / r^3 in r^2, |r| <= pi/4;")
     fit("kAsin", odd_rest(asin_terms()), 0, 0.25, 4, z, note="(asin x - x) / x^3 in x^2, |x| <= 1/2;")
-    fit("kAtan", odd_rest(atan_terms()), 0, 0.1717, 4, z, note="(atan x - x) / x^3 in x^2, |x| <= tan(pi/8);")
+    fit("kAtan", atan_rest, 0, 1, 8, z, note="(atan x - x) / x^3 in x^2, |x| <= 1;")
+    fit("kTanh", tanh_rest, 0, 0.36, 4, z, note="(tanh x - x) / x^3 in x^2, |x| <= 0.6;")
     fit("kSinh", odd_rest(SINH), 0, 1, 3, z, note="(sinh x - x) / x^3 in x^2, |x| <= 1;")
     fit("kErf", lambda z: series(z, ERF) - 1, 0, 0.93**2, 6, one, note="erf(x) / x - 1 in x^2, |x| < 0.93;")
-    fit("kErfc", erfcx_log, 0.92, 4, 7, lambda t: special.erfc(t.astype(np.float64)).astype(LD),
+    fit("kErfc", erfcx_log, 0.92, 4, 6, lambda t: special.erfc(t.astype(np.float64)).astype(LD),
         note="-log(erfc(t)), 0.92 <= t <= 4;")
 
     # erfinv(x) / x in w = -log(1 - x^2): near 0 in w, then in sqrt(w).
@@ -148,10 +153,10 @@ def main():
         return (special.erfcinv(comp) / (1 - comp)).astype(LD)
 
     relative = lambda f: (lambda v: 1 / f(v))
-    fit("kErfinv", center, 0, 5, 9, relative(center), note="erfinv(x) / x in w = -log(1 - x^2) <= 5;")
+    fit("kErfinv", lambda w: center(w) - 1, 0, 5, 9, relative(center), note="erfinv(x) / x - 1 in w = -log(1 - x^2) <= 5;")
     shifted = lambda f, c: (lambda v: f(v + c))
     t = shifted(tail, LD(3))
-    fit("kErfinvTail", t, np.sqrt(4.99) - 3, np.sqrt(16.1) - 3, 9, relative(t),
+    fit("kErfinvTail", lambda v: t(v) - 1, np.sqrt(4.99) - 3, np.sqrt(16.1) - 3, 9, relative(t),
         note="the same in sqrt(w) - 3, 5 <= w <= 16.1;")
 
     # In double, for functions of float that need extra bits.

@@ -15,8 +15,8 @@ namespace lazuli::cpu {
 inline int reduce_large_by_half_pi(float x, float& hi, float& lo) {
   using Wide = unsigned __int128;
   // The bits of 2/pi after the binary point, after 32 zeros.
-  static constexpr uint32_t kTwoOverPi[] = {0, 0xA2F9836E, 0x4E441529, 0xFC2757D1, 0xF534DDC0,
-                                            0xDB629599, 0x3C439041, 0xFE5163AB};
+  static constexpr uint32_t kTwoOverPi[] = {0,          0xA2F9836E, 0x4E441529, 0xFC2757D1,
+                                            0xF534DDC0, 0xDB629599, 0x3C439041, 0xFE5163AB};
   uint32_t bits = std::bit_cast<uint32_t>(x);
   int exponent = static_cast<int>(bits >> 23);
   if (exponent == 255) {

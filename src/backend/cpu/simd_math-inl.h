@@ -63,12 +63,18 @@ HWY_NOINLINE auto per_lane(D d, F f, V... v) {
   size_t k = 0;
   (hn::Store(v, d, in[k++]), ...);
   for (size_t i = 0; i < hn::Lanes(d); ++i) {
-    if constexpr (sizeof...(V) == 1) out[i] = f(in[0][i]);
-    else out[i] = f(in[0][i], in[1][i]);
+    if constexpr (sizeof...(V) == 1)
+      out[i] = f(in[0][i]);
+    else
+      out[i] = f(in[0][i], in[1][i]);
   }
   return hn::Load(d, out);
 }
 
+#if HWY_TARGET == HWY_SCALAR
+template <class D, class F, class... V>
+hn::Vec<D> in_double(D, F, V...);  // never called
+#else
 // Applies f to the two halves of float vectors as doubles and rounds the result.
 template <class D, class F, class... V>
 HWY_INLINE auto in_double(D d, F f, V... v) {
@@ -78,6 +84,7 @@ HWY_INLINE auto in_double(D d, F f, V... v) {
   auto upper = f(dd, hn::PromoteTo(dd, hn::UpperHalf(dh, v))...);
   return hn::Combine(d, hn::DemoteTo(dh, upper), hn::DemoteTo(dh, lower));
 }
+#endif
 
 template <class D>
 HWY_INLINE hn::Vec<D> infinity(D d) {
@@ -138,7 +145,8 @@ HWY_INLINE V exp_scaled(D d, V x, int shift) {
 }
 
 // (log1p(f) - f + f^2/2) / f^3, 1 + f in [sqrt(1/2), sqrt(2)]
-inline constexpr float kLog[] = {0.333333105f, -0.249999866f, 0.200022236f, -0.166692495f, 0.142187163f, -0.12384402f, 0.118726194f, -0.117893703f, 0.0691561252f};
+inline constexpr float kLog[] = {0.333333105f, -0.249999866f, 0.200022236f,  -0.166692495f, 0.142187163f,
+                                 -0.12384402f, 0.118726194f,  -0.117893703f, 0.0691561252f};
 
 // x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), for normal positive x.
 template <class D, class V>
@@ -201,9 +209,15 @@ HWY_INLINE V log_base(D d, V x, float hi, float lo, float e_hi, float e_lo) {
 // ---- in double, for float results: relative error 2^-40 or less
 
 // kExp in double
-inline constexpr double kExpD[] = {0.49999999999604339, 0.16666666666567037, 0.041666666988916953, 0.0083333333889940263, 0.0013888807596103172, 0.00019841162526368415, 2.488227095840368e-05, 2.7643947020863573e-06};
+inline constexpr double kExpD[] = {0.49999999999604339,   0.16666666666567037,   0.041666666988916953,
+                                   0.0083333333889940263, 0.0013888807596103172, 0.00019841162526368415,
+                                   2.488227095840368e-05, 2.7643947020863573e-06};
 // kLog in double
-inline constexpr double kLogD[] = {0.33333333330575471, -0.24999999963446801, 0.20000000627965231, -0.16666672445630645, 0.14285672094443844, -0.12499658428267865, 0.1111225595523818, -0.10009881618057045, 0.090797146954555305, -0.081854466526185554, 0.076497394275282488, -0.081957590395895286, 0.080678044846126507, -0.040906392180722714};
+inline constexpr double kLogD[] = {0.33333333330575471,   -0.24999999963446801, 0.20000000627965231,
+                                   -0.16666672445630645,  0.14285672094443844,  -0.12499658428267865,
+                                   0.1111225595523818,    -0.10009881618057045, 0.090797146954555305,
+                                   -0.081854466526185554, 0.076497394275282488, -0.081957590395895286,
+                                   0.080678044846126507,  -0.040906392180722714};
 
 template <class D, class V>
 HWY_INLINE V log_d(D d, V x) {  // normal positive x
@@ -213,8 +227,8 @@ HWY_INLINE V log_d(D d, V x) {  // normal positive x
   V f = hn::Sub(hn::BitCast(d, hn::Add(hn::And(bits, hn::Set(di, 0x000fffffffffffffLL)), root_half)),
                 hn::Set(d, 1.0));
   // The exponent as a double: the top bits, biased to be positive, under 2^52.
-  auto biased = hn::ShiftRight<52>(hn::BitCast(hn::RebindToUnsigned<D>(),
-                                               hn::Add(bits, hn::Set(di, 0x4000000000000000LL))));
+  auto biased = hn::ShiftRight<52>(
+      hn::BitCast(hn::RebindToUnsigned<D>(), hn::Add(bits, hn::Set(di, 0x4000000000000000LL))));
   V e = hn::Sub(hn::BitCast(d, hn::Or(biased, hn::Set(hn::RebindToUnsigned<D>(), 0x4330000000000000ULL))),
                 hn::Set(d, 4503599627370496.0 + 1024.0));
   V f2 = hn::Mul(f, f);
@@ -242,7 +256,8 @@ HWY_INLINE V clamp_d(D d, V x, double lo, double hi) {  // keeps NaN
 template <class D, class V>
 HWY_INLINE V exp(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::exp(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::exp(v); }, x);
   } else {
     V r = exp_scaled(d, x, 0);
     r = hn::IfThenElse(hn::Gt(x, hn::Set(d, 89.0f)), infinity(d), r);
@@ -253,7 +268,8 @@ HWY_INLINE V exp(D d, V x) {
 template <class D, class V>
 HWY_INLINE V exp2(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::exp2(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::exp2(v); }, x);
   } else {
     const hn::RebindToSigned<D> di;
     V shifted = hn::Add(x, hn::Set(d, kRound));
@@ -276,7 +292,8 @@ HWY_INLINE V expm1_combine(D d, V p, VI n) {
 template <class D, class V>
 HWY_INLINE V expm1(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::expm1(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::expm1(v); }, x);
   } else {
     const hn::RebindToSigned<D> di;
     V r;
@@ -296,16 +313,22 @@ HWY_INLINE V expm1(D d, V x) {
 template <class D, class V>
 HWY_INLINE V sigmoid(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) {
-      double e = std::exp(-std::fabs(v));
-      return (v < 0 ? e : 1.0) / (1.0 + e);
-    }, x);
+    return per_lane(
+        d,
+        [](double v) {
+          double e = std::exp(-std::fabs(v));
+          return (v < 0 ? e : 1.0) / (1.0 + e);
+        },
+        x);
   } else {
     // From exp(-|x|), so that small results keep their bits.
     V a = hn::Neg(hn::Abs(x));
     V e = hn::IfThenZeroElse(hn::Lt(a, hn::Set(d, -104.0f)), exp_scaled(d, a, 0));
     const V one = hn::Set(d, 1.0f);
-    return hn::Div(hn::IfThenElse(hn::Lt(x, hn::Zero(d)), e, one), hn::Add(one, e));
+    V s = hn::Add(one, e);
+    V q = hn::Div(hn::IfThenElse(hn::Lt(x, hn::Zero(d)), e, one), s);
+    // The rounding of 1 + e, made good to first order.
+    return hn::NegMulAdd(q, hn::Sub(e, hn::Sub(s, one)), q);
   }
 }
 
@@ -315,7 +338,8 @@ inline constexpr float kSinh[] = {0.166666672f, 0.00833331142f, 0.000198426351f,
 template <class D, class V>
 HWY_INLINE V sinh(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::sinh(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::sinh(v); }, x);
   } else {
     V a = hn::Abs(x), z = hn::Mul(x, x);
     V half = exp_scaled(d, a, -1);
@@ -329,7 +353,8 @@ HWY_INLINE V sinh(D d, V x) {
 template <class D, class V>
 HWY_INLINE V cosh(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::cosh(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::cosh(v); }, x);
   } else {
     V a = hn::Abs(x);
     V half = exp_scaled(d, a, -1);
@@ -338,18 +363,25 @@ HWY_INLINE V cosh(D d, V x) {
   }
 }
 
+// (tanh x - x) / x^3 in x^2, |x| <= 0.6
+inline constexpr float kTanh[] = {-0.333332986f, 0.133319363f, -0.0537846275f, 0.0207979325f,
+                                  -0.00589669216f};
+
 template <class D, class V>
 HWY_INLINE V tanh(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::tanh(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::tanh(v); }, x);
   } else {
-    // With m = expm1(2|x|): m / (m + 2).
-    V a = hn::Abs(x), r;
-    V two = hn::Set(d, 2.0f);
-    a = hn::IfThenElse(hn::Gt(a, hn::Set(d, 10.0f)), hn::Set(d, 10.0f), a);
-    auto n = exp_reduce(d, hn::Add(a, a), r);
-    V m = expm1_combine(d, expm1_poly(d, r), n);
-    return hn::CopySign(hn::Div(m, hn::Add(m, two)), x);
+    // 1 - 2 / (exp(2|x|) + 1)
+    const V one = hn::Set(d, 1.0f), two = hn::Set(d, 2.0f);
+    V a = hn::Abs(x), z = hn::Mul(x, x), r;
+    V small = hn::MulAdd(hn::Mul(z, x), horner(d, z, kTanh), x);
+    V t = hn::IfThenElse(hn::Gt(a, hn::Set(d, 10.0f)), hn::Set(d, 10.0f), a);
+    auto n = exp_reduce(d, hn::Add(t, t), r);
+    V e = hn::Mul(hn::Add(expm1_poly(d, r), one), power_of_two(d, n));
+    V big = hn::Sub(one, hn::Div(two, hn::Add(e, one)));
+    return hn::CopySign(hn::IfThenElse(hn::Gt(a, hn::Set(d, 0.6f)), big, small), x);
   }
 }
 
@@ -358,7 +390,8 @@ HWY_INLINE V tanh(D d, V x) {
 template <class D, class V>
 HWY_INLINE V log(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::log(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::log(v); }, x);
   } else {
     V e0;
     V y = log_normalize(d, x, e0);
@@ -369,7 +402,8 @@ HWY_INLINE V log(D d, V x) {
 template <class D, class V>
 HWY_INLINE V log2(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::log2(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::log2(v); }, x);
   } else {
     return log_base(d, x, 1.4423828125f, 3.12228389e-4f, 1.0f, 0.0f);
   }
@@ -378,7 +412,8 @@ HWY_INLINE V log2(D d, V x) {
 template <class D, class V>
 HWY_INLINE V log10(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::log10(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::log10(v); }, x);
   } else {
     return log_base(d, x, 0.434326171875f, -3.16899721e-5f, 0.301025390625f, 4.60503888e-6f);
   }
@@ -387,7 +422,8 @@ HWY_INLINE V log10(D d, V x) {
 template <class D, class V>
 HWY_INLINE V log1p(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::log1p(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::log1p(v); }, x);
   } else {
     const hn::RebindToSigned<D> di;
     const V one = hn::Set(d, 1.0f);
@@ -420,17 +456,20 @@ HWY_INLINE V logaddexp(D d, V x, V y) {
   if constexpr (!kIsFloat<D> || !kHasHalves) {
     return per_lane(d, one_pair, x, y);
   } else {
-    return in_double(d, [](auto dd, auto a, auto b) HWY_ATTR {
-      auto hi = hn::IfThenElse(hn::Gt(a, b), a, b);
-      auto gap = hn::IfThenElse(hn::Eq(a, b), hn::Zero(dd), hn::Neg(hn::Abs(hn::Sub(a, b))));
-      auto e = exp_d(dd, clamp_d(dd, gap, -700.0, 0.0));
-      // log1p(e), by its series where 1 + e would lose bits.
-      auto series = hn::NegMulAdd(hn::Mul(e, e), hn::Set(dd, 0.5), e);
-      auto log1p = hn::IfThenElse(hn::Lt(e, hn::Set(dd, 1e-8)), series,
-                                  log_d(dd, hn::Add(hn::Set(dd, 1.0), e)));
-      // A NaN in either operand is in gap.
-      return hn::IfThenElse(hn::IsNaN(gap), gap, hn::Add(hi, log1p));
-    }, x, y);
+    return in_double(
+        d,
+        [](auto dd, auto a, auto b) HWY_ATTR {
+          auto hi = hn::IfThenElse(hn::Gt(a, b), a, b);
+          auto gap = hn::IfThenElse(hn::Eq(a, b), hn::Zero(dd), hn::Neg(hn::Abs(hn::Sub(a, b))));
+          auto e = exp_d(dd, clamp_d(dd, gap, -700.0, 0.0));
+          // log1p(e), by its series where 1 + e would lose bits.
+          auto series = hn::MulAdd(hn::Mul(e, e), hn::MulAdd(e, hn::Set(dd, 1.0 / 3), hn::Set(dd, -0.5)), e);
+          auto log1p =
+              hn::IfThenElse(hn::Lt(e, hn::Set(dd, 1e-4)), series, log_d(dd, hn::Add(hn::Set(dd, 1.0), e)));
+          // A NaN in either operand is in gap.
+          return hn::IfThenElse(hn::IsNaN(gap), gap, hn::Add(hi, log1p));
+        },
+        x, y);
   }
 }
 
@@ -441,7 +480,8 @@ inline constexpr float kSin[] = {-0.166666552f, 0.00833218824f, -0.00019517995f}
 // (cos r - 1 + r^2/2) / r^4 in r^2
 inline constexpr float kCos[] = {0.0416666456f, -0.00138873013f, 2.44306684e-05f};
 // (tan r - r) / r^3 in r^2
-inline constexpr float kTan[] = {0.333333522f, 0.13332583f, 0.0540686511f, 0.0212386101f, 0.0109455446f, -4.61905838e-05f, 0.00444183266f};
+inline constexpr float kTan[] = {0.333333522f,  0.13332583f,      0.0540686511f, 0.0212386101f,
+                                 0.0109455446f, -4.61905838e-05f, 0.00444183266f};
 
 // |x| = n pi/2 + r + lo, |r| <= pi/4 (1 + 2^-20); returns n mod 4 in the low bits.
 template <class D, class V>
@@ -462,8 +502,8 @@ HWY_INLINE auto pi_reduce(D d, V a, V& r, V& lo) {
 #else
   // Products with parts of pi/2 of at most 12 bits are exact.
   constexpr float kLimit = 6000.0f;
-  V r0 = hn::Sub(hn::Sub(a, hn::Mul(n, hn::Set(d, 1.57031250f))),
-                 hn::Mul(n, hn::Set(d, 4.837512969970703e-4f)));
+  V r0 =
+      hn::Sub(hn::Sub(a, hn::Mul(n, hn::Set(d, 1.57031250f))), hn::Mul(n, hn::Set(d, 4.837512969970703e-4f)));
   V p = hn::Mul(n, hn::Set(d, 7.549533620476723e-08f));
   r = hn::Sub(r0, p);
   // Two-sum: either operand may be the larger one.
@@ -521,7 +561,8 @@ HWY_INLINE V sin_cos(D d, V x, int32_t quarter, V sign) {
 template <class D, class V>
 HWY_INLINE V sin(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::sin(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::sin(v); }, x);
   } else {
     return sin_cos(d, x, 0, hn::And(x, hn::SignBit(d)));
   }
@@ -530,7 +571,8 @@ HWY_INLINE V sin(D d, V x) {
 template <class D, class V>
 HWY_INLINE V cos(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::cos(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::cos(v); }, x);
   } else {
     return sin_cos(d, x, 1, hn::Zero(d));
   }
@@ -539,7 +581,8 @@ HWY_INLINE V cos(D d, V x) {
 template <class D, class V>
 HWY_INLINE V tan(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::tan(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::tan(v); }, x);
   } else {
     const hn::RebindToSigned<D> di;
     V r, lo;
@@ -571,7 +614,8 @@ HWY_INLINE V asin_rest(D d, V x) {  // asin(x) - x, |x| <= 1/2
 template <class D, class V>
 HWY_INLINE V asin(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::asin(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::asin(v); }, x);
   } else {
     V a = hn::Abs(x);
     auto big = hn::Gt(a, hn::Set(d, 0.5f));
@@ -591,7 +635,8 @@ HWY_INLINE V asin(D d, V x) {
 template <class D, class V>
 HWY_INLINE V acos(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::acos(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::acos(v); }, x);
   } else {
     V a = hn::Abs(x);
     auto big = hn::Gt(a, hn::Set(d, 0.5f));
@@ -609,38 +654,27 @@ HWY_INLINE V acos(D d, V x) {
   }
 }
 
-// (atan x - x) / x^3 in x^2, |x| <= tan(pi/8)
-inline constexpr float kAtan[] = {-0.333333164f, 0.19998531f, -0.14244467f, 0.105997719f, -0.0609156936f};
+// (atan x - x) / x^3 in x^2, |x| <= 1
+inline constexpr float kAtan[] = {-0.333333015f, 0.199986279f,   -0.14265126f, 0.109569333f,   -0.0841754302f,
+                                  0.0582012571f, -0.0314221419f, 0.011046255f, -0.00182311598f};
 
-// atan(t) for t in [0, 1] as base + rest with rest <= tan(pi/8): the sum is left to the
-// caller.
 template <class D, class V>
-HWY_INLINE V atan_unit(D d, V t, V& base, V& base_lo) {
-  const V one = hn::Set(d, 1.0f);
-  auto upper = hn::Gt(t, hn::Set(d, 0.414213562f));
-  base = hn::IfThenElseZero(upper, hn::Set(d, 0.785398185f));
-  base_lo = hn::IfThenElseZero(upper, hn::Set(d, -2.18556942e-8f));
-  V u = hn::IfThenElse(upper, hn::Div(hn::Sub(t, one), hn::Add(t, one)), t);
-  V z = hn::Mul(u, u);
-  return hn::MulAdd(hn::Mul(z, u), horner(d, z, kAtan), u);
+HWY_INLINE V atan_rest(D d, V x) {  // atan(x) - x, |x| <= 1
+  V z = hn::Mul(x, x);
+  return hn::Mul(hn::Mul(z, x), horner(d, z, kAtan));
 }
 
 template <class D, class V>
 HWY_INLINE V atan(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::atan(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::atan(v); }, x);
   } else {
-    const V one = hn::Set(d, 1.0f);
     V a = hn::Abs(x);
-    // One division: x, (x - 1) / (x + 1) or -1 / x.
-    auto middle = hn::Gt(a, hn::Set(d, 0.414213562f)), upper = hn::Gt(a, hn::Set(d, 2.41421366f));
-    V num = hn::IfThenElse(upper, hn::Set(d, -1.0f), hn::IfThenElse(middle, hn::Sub(a, one), a));
-    V den = hn::IfThenElse(upper, a, hn::IfThenElse(middle, hn::Add(a, one), one));
-    V u = hn::Div(num, den);
-    V base = hn::IfThenElse(upper, hn::Set(d, kPi2Hi), hn::IfThenElseZero(middle, hn::Set(d, 0.785398185f)));
-    V lo = hn::IfThenElse(upper, hn::Set(d, kPi2Lo), hn::IfThenElseZero(middle, hn::Set(d, -2.18556942e-8f)));
-    V z = hn::Mul(u, u);
-    V rest = hn::MulAdd(hn::Mul(z, u), horner(d, z, kAtan), lo);
+    auto big = hn::Gt(a, hn::Set(d, 1.0f));  // pi/2 - atan(1 / a)
+    V u = hn::IfThenElse(big, hn::Div(hn::Set(d, -1.0f), a), a);
+    V base = hn::IfThenElseZero(big, hn::Set(d, kPi2Hi));
+    V rest = hn::Add(atan_rest(d, u), hn::IfThenElseZero(big, hn::Set(d, kPi2Lo)));
     return hn::CopySign(hn::Add(base, hn::Add(u, rest)), x);
   }
 }
@@ -648,29 +682,27 @@ HWY_INLINE V atan(D d, V x) {
 template <class D, class V>
 HWY_INLINE V atan2(D d, V y, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double a, double b) { return std::atan2(a, b); }, y, x);
+    return per_lane(
+        d, [](double a, double b) { return std::atan2(a, b); }, y, x);
   } else {
     V ay = hn::Abs(y), ax = hn::Abs(x);
     auto steep = hn::Gt(ay, ax);
     V small = hn::IfThenElse(steep, ax, ay), large = hn::IfThenElse(steep, ay, ax);
     V t = hn::Div(small, large);
-    // 0/0 and inf/inf; a NaN operand stays one.
+    // 0/0 and inf/inf
     t = hn::IfThenElse(hn::Eq(large, hn::Zero(d)), hn::Zero(d), t);
     t = hn::IfThenElse(hn::Eq(small, infinity(d)), hn::Set(d, 1.0f), t);
-    V base, base_lo;
-    V rest = atan_unit(d, t, base, base_lo);
-    // Steep: pi/2 - angle. Then, left of the y axis: pi - angle.
-    const V sign = hn::SignBit(d);
-    V flip = hn::And(hn::VecFromMask(d, steep), sign);
-    base = hn::Add(hn::Xor(base, flip), hn::IfThenElseZero(steep, hn::Set(d, kPi2Hi)));
-    base_lo = hn::Add(hn::Xor(base_lo, flip), hn::IfThenElseZero(steep, hn::Set(d, kPi2Lo)));
-    rest = hn::Xor(rest, flip);
-    auto left = hn::MaskFromVec(hn::BitCast(d, hn::BroadcastSignBit(hn::BitCast(hn::RebindToSigned<D>(), x))));
-    flip = hn::And(hn::VecFromMask(d, left), sign);
-    base = hn::Add(hn::Xor(base, flip), hn::IfThenElseZero(left, hn::Set(d, 2 * kPi2Hi)));
-    base_lo = hn::Add(hn::Xor(base_lo, flip), hn::IfThenElseZero(left, hn::Set(d, 2 * kPi2Lo)));
-    rest = hn::Xor(rest, flip);
-    V angle = hn::Add(base, hn::Add(rest, base_lo));
+    V rest = atan_rest(d, t);
+    // Steep: pi/2 - angle. Then, left of the y axis: pi - angle. So the angle is
+    // base + base_lo + t + rest with the signs of t and rest flipped once or twice.
+    const hn::RebindToSigned<D> di;
+    auto left = hn::MaskFromVec(hn::BitCast(d, hn::BroadcastSignBit(hn::BitCast(di, x))));
+    V flip = hn::And(hn::Xor(hn::VecFromMask(d, steep), hn::VecFromMask(d, left)), hn::SignBit(d));
+    V base = hn::IfThenElse(steep, hn::Set(d, kPi2Hi), hn::IfThenElseZero(left, hn::Set(d, 2 * kPi2Hi)));
+    V base_lo = hn::IfThenElse(steep, hn::Set(d, kPi2Lo), hn::IfThenElseZero(left, hn::Set(d, 2 * kPi2Lo)));
+    t = hn::Xor(t, flip);
+    rest = hn::Add(hn::Xor(rest, flip), base_lo);
+    V angle = hn::Add(base, hn::Add(t, rest));
     angle = hn::IfThenElse(hn::Or(hn::IsNaN(x), hn::IsNaN(y)), hn::Add(x, y), angle);
     return hn::CopySign(angle, y);
   }
@@ -681,13 +713,17 @@ HWY_INLINE V atan2(D d, V y, V x) {
 template <class D, class V>
 HWY_INLINE V asinh(D d, V x) {
   if constexpr (!kIsFloat<D> || !kHasHalves) {
-    return per_lane(d, [](hn::TFromD<D> v) { return std::asinh(v); }, x);
+    return per_lane(
+        d, [](hn::TFromD<D> v) { return std::asinh(v); }, x);
   } else {
     V a = hn::Abs(x);
-    V y = in_double(d, [](auto dd, auto v) HWY_ATTR {
-      auto root = hn::Sqrt(hn::MulAdd(v, v, hn::Set(dd, 1.0)));
-      return log_d(dd, hn::Add(v, root));
-    }, a);
+    V y = in_double(
+        d,
+        [](auto dd, auto v) HWY_ATTR {
+          auto root = hn::Sqrt(hn::MulAdd(v, v, hn::Set(dd, 1.0)));
+          return log_d(dd, hn::Add(v, root));
+        },
+        a);
     V small = hn::MulAdd(hn::Mul(a, hn::Set(d, -1.0f / 6)), hn::Mul(a, a), a);
     y = hn::IfThenElse(hn::Lt(a, hn::Set(d, 0x1p-9f)), small, y);
     y = hn::IfThenElse(hn::Lt(a, infinity(d)), y, a);
@@ -698,14 +734,18 @@ HWY_INLINE V asinh(D d, V x) {
 template <class D, class V>
 HWY_INLINE V acosh(D d, V x) {
   if constexpr (!kIsFloat<D> || !kHasHalves) {
-    return per_lane(d, [](hn::TFromD<D> v) { return std::acosh(v); }, x);
+    return per_lane(
+        d, [](hn::TFromD<D> v) { return std::acosh(v); }, x);
   } else {
-    V y = in_double(d, [](auto dd, auto v) HWY_ATTR {
-      // (v - 1)(v + 1) keeps the bits near 1; the result is at least sqrt(2 ulp(1)).
-      const auto one = hn::Set(dd, 1.0);
-      auto root = hn::Sqrt(hn::Mul(hn::Sub(v, one), hn::Add(v, one)));
-      return log_d(dd, hn::Add(v, root));
-    }, x);
+    V y = in_double(
+        d,
+        [](auto dd, auto v) HWY_ATTR {
+          // (v - 1)(v + 1) keeps the bits near 1; the result is at least sqrt(2 ulp(1)).
+          const auto one = hn::Set(dd, 1.0);
+          auto root = hn::Sqrt(hn::Mul(hn::Sub(v, one), hn::Add(v, one)));
+          return log_d(dd, hn::Add(v, root));
+        },
+        x);
     y = hn::IfThenElse(hn::Lt(x, infinity(d)), y, x);
     return hn::IfThenElse(hn::Lt(x, hn::Set(d, 1.0f)), not_a_number(d), y);
   }
@@ -714,14 +754,18 @@ HWY_INLINE V acosh(D d, V x) {
 template <class D, class V>
 HWY_INLINE V atanh(D d, V x) {
   if constexpr (!kIsFloat<D> || !kHasHalves) {
-    return per_lane(d, [](hn::TFromD<D> v) { return std::atanh(v); }, x);
+    return per_lane(
+        d, [](hn::TFromD<D> v) { return std::atanh(v); }, x);
   } else {
     const V one = hn::Set(d, 1.0f);
     V a = hn::Abs(x);
-    V y = in_double(d, [](auto dd, auto v) HWY_ATTR {
-      const auto one = hn::Set(dd, 1.0);
-      return hn::Mul(hn::Set(dd, 0.5), log_d(dd, hn::Div(hn::Add(one, v), hn::Sub(one, v))));
-    }, a);
+    V y = in_double(
+        d,
+        [](auto dd, auto v) HWY_ATTR {
+          const auto one = hn::Set(dd, 1.0);
+          return hn::Mul(hn::Set(dd, 0.5), log_d(dd, hn::Div(hn::Add(one, v), hn::Sub(one, v))));
+        },
+        a);
     V small = hn::MulAdd(hn::Mul(a, hn::Set(d, 1.0f / 3)), hn::Mul(a, a), a);
     y = hn::IfThenElse(hn::Lt(a, hn::Set(d, 0x1p-9f)), small, y);
     y = hn::IfThenElse(hn::Lt(a, one), y, hn::IfThenElse(hn::Eq(a, one), infinity(d), not_a_number(d)));
@@ -732,14 +776,17 @@ HWY_INLINE V atanh(D d, V x) {
 // ---------------------------------------------------------------- error function
 
 // erf(x) / x - 1 in x^2, |x| <= 0.93
-inline constexpr float kErf[] = {0.128379166f, -0.376126289f, 0.112836242f, -0.026855588f, 0.0051919478f, -0.000804383948f, 7.96966342e-05f};
+inline constexpr float kErf[] = {0.128379166f,  -0.376126289f,    0.112836242f,   -0.026855588f,
+                                 0.0051919478f, -0.000804383948f, 7.96966342e-05f};
 // -log(erfc(t)), 0.92 <= t <= 4
-inline constexpr float kErfc[] = {-0.000175873487f, 1.12952077f, 0.633334875f, 0.108293526f, -0.0251282081f, 0.00417441782f, -0.000435156107f, 2.11548759e-05f};
+inline constexpr float kErfc[] = {0.000207016405f, 1.12762737f,    0.637265801f,    0.103856318f,
+                                  -0.0221897364f,  0.00303367735f, -0.000194944587f};
 
 template <class D, class V>
 HWY_INLINE V erf(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) { return std::erf(v); }, x);
+    return per_lane(
+        d, [](double v) { return std::erf(v); }, x);
   } else {
     V a = hn::Abs(x), z = hn::Mul(x, x);
     V small = hn::MulAdd(x, horner(d, z, kErf), x);
@@ -752,18 +799,23 @@ HWY_INLINE V erf(D d, V x) {
   }
 }
 
-// erfinv(x) / x in w = -log(1 - x^2), w <= 5
-inline constexpr float kErfinv[] = {0.886226892f, 0.232014835f, 0.0115427291f, -0.00232122513f, -0.00014175137f, 5.32338272e-05f, 9.12754956e-07f, -1.34634558e-06f, 1.51632065e-07f, -5.61881874e-09f};
+// erfinv(x) / x - 1 in w = -log(1 - x^2), w <= 5
+inline constexpr float kErfinv[] = {-0.113773078f,    0.232013792f,    0.0115487492f,   -0.00233444897f,
+                                    -0.000127349747f, 4.44983962e-05f, 4.00370482e-06f, -1.98018961e-06f,
+                                    2.21402217e-07f,  -8.80663098e-09f};
 // the same in sqrt(w) - 3, 5 <= w <= 16.1
-inline constexpr float kErfinvTail[] = {2.83297682f, 1.00167525f, 0.00944533851f, -0.00764098158f, 0.00568488799f, -0.00358271319f, 0.00149216689f, -8.01704518e-05f, -0.000315843587f, 0.000129045802f};
+inline constexpr float kErfinvTail[] = {1.83297682f,      1.00167525f,     0.00944533851f, -0.00764098158f,
+                                        0.00568488799f,   -0.00358271319f, 0.00149216689f, -8.01704518e-05f,
+                                        -0.000315843587f, 0.000129045802f};
 
 // The inverse of erf by Newton's method, in double, for |x| < 1.
 inline double erfinv_newton(double x, double guess) {
   const double half_root_pi = 0.886226925452758013649;
   for (int i = 0; i < 3; ++i) {
     // On the tail erfc keeps the bits that erf loses.
-    double error = std::fabs(x) < 0.5 ? std::erf(guess) - x
-                                      : std::copysign((1 - std::fabs(x)) - std::erfc(std::fabs(guess)), x);
+    double error = std::fabs(x) < 0.5
+                       ? std::erf(guess) - x
+                       : std::copysign(1.0, x) * ((1 - std::fabs(x)) - std::erfc(std::fabs(guess)));
     double step = error * half_root_pi * std::exp(guess * guess);
     guess -= step / (1 + guess * step);  // Halley's correction
   }
@@ -773,16 +825,19 @@ inline double erfinv_newton(double x, double guess) {
 template <class D, class V>
 HWY_INLINE V erfinv(D d, V x) {
   if constexpr (!kIsFloat<D>) {
-    return per_lane(d, [](double v) -> double {
-      if (!(std::fabs(v) < 1))
-        return std::fabs(v) == 1 ? v * std::numeric_limits<double>::infinity()
-                                 : std::numeric_limits<double>::quiet_NaN();
-      if (std::fabs(v) < 1e-300) return v * 0.886226925452758013649;
-      double w = -std::log((1 - v) * (1 + v));
-      double l = 2 / (3.14159265358979 * 0.147) - w / 2;  // Winitzki's approximation
-      double guess = std::copysign(std::sqrt(std::sqrt(l * l + w / 0.147) - l), v);
-      return erfinv_newton(v, guess);
-    }, x);
+    return per_lane(
+        d,
+        [](double v) -> double {
+          if (!(std::fabs(v) < 1))
+            return std::fabs(v) == 1 ? v * std::numeric_limits<double>::infinity()
+                                     : std::numeric_limits<double>::quiet_NaN();
+          if (std::fabs(v) < 1e-300) return v * 0.886226925452758013649;
+          double w = -std::log((1 - v) * (1 + v));
+          double l = 2 / (3.14159265358979 * 0.147) - w / 2;  // Winitzki's approximation
+          double guess = std::copysign(std::sqrt(std::sqrt(l * l + w / 0.147) - l), v);
+          return erfinv_newton(v, guess);
+        },
+        x);
   } else {
     const V one = hn::Set(d, 1.0f);
     V a = hn::Abs(x);
@@ -794,8 +849,8 @@ HWY_INLINE V erfinv(D d, V x) {
       V s = hn::Sub(hn::Sqrt(w), hn::Set(d, 3.0f));
       p = hn::IfThenElse(far, horner(d, s, kErfinvTail), p);
     }
-    V y = hn::Mul(p, x);
-    y = hn::IfThenElse(hn::Lt(a, one), y, hn::CopySign(infinity(d), x));
+    V y = hn::MulAdd(p, x, x);
+    y = hn::CopySign(hn::IfThenElse(hn::Lt(a, one), y, infinity(d)), x);
     return hn::IfThenElse(hn::Le(a, one), y, not_a_number(d));
   }
 }
@@ -810,13 +865,16 @@ HWY_INLINE V rsqrt(D d, V x) {
 template <class D, class V>
 HWY_INLINE V pow(D d, V x, V y) {
   if constexpr (!kIsFloat<D> || !kHasHalves) {
-    return per_lane(d, [](hn::TFromD<D> a, hn::TFromD<D> b) { return std::pow(a, b); }, x, y);
+    return per_lane(
+        d, [](hn::TFromD<D> a, hn::TFromD<D> b) { return std::pow(a, b); }, x, y);
   } else {
     const V one = hn::Set(d, 1.0f), zero = hn::Zero(d);
     V a = hn::Abs(x);
-    V magnitude = in_double(d, [](auto dd, auto base, auto exponent) HWY_ATTR {
-      return exp_d(dd, clamp_d(dd, hn::Mul(log_d(dd, base), exponent), -700.0, 700.0));
-    }, a, y);
+    V magnitude = in_double(
+        d,
+        [](auto dd, auto base, auto exponent)
+            HWY_ATTR { return exp_d(dd, clamp_d(dd, hn::Mul(log_d(dd, base), exponent), -700.0, 700.0)); },
+        a, y);
     // log_d knows no 0 and no inf: there the result is 0 or inf by the sign of y.
     auto y_negative = hn::Lt(y, zero);
     V at_zero = hn::IfThenElseZero(y_negative, infinity(d));
@@ -827,8 +885,8 @@ HWY_INLINE V pow(D d, V x, V y) {
     V ay = hn::Abs(y);
     auto whole = hn::Or(hn::Eq(hn::Trunc(y), y), hn::Ge(ay, hn::Set(d, 8388608.0f)));
     V y_half = hn::Mul(y, hn::Set(d, 0.5f));
-    auto odd = hn::And(hn::And(whole, hn::Ne(hn::Trunc(y_half), y_half)),
-                       hn::Lt(ay, hn::Set(d, 16777216.0f)));
+    auto odd =
+        hn::And(hn::And(whole, hn::Ne(hn::Trunc(y_half), y_half)), hn::Lt(ay, hn::Set(d, 16777216.0f)));
     r = hn::Or(r, hn::IfThenElseZero(odd, hn::And(x, hn::SignBit(d))));
     auto finite_negative = hn::And(hn::Lt(x, zero), hn::Gt(x, hn::Neg(infinity(d))));
     r = hn::IfThenElse(hn::AndNot(whole, finite_negative), not_a_number(d), r);
@@ -844,8 +902,8 @@ template <class D, class V>
 HWY_INLINE V remainder(D d, V x, V y) {
   using T = hn::TFromD<D>;
   auto adjust = [&](V r) HWY_ATTR {
-    auto wrong = hn::Lt(hn::Mul(hn::CopySign(hn::Set(d, T(1)), r), hn::CopySign(hn::Set(d, T(1)), y)),
-                        hn::Zero(d));
+    auto wrong =
+        hn::Lt(hn::Mul(hn::CopySign(hn::Set(d, T(1)), r), hn::CopySign(hn::Set(d, T(1)), y)), hn::Zero(d));
     V moved = hn::IfThenElse(wrong, hn::Add(r, y), r);
     return hn::IfThenElse(hn::Eq(r, hn::Zero(d)), hn::CopySign(hn::Zero(d), y), moved);
   };
@@ -854,13 +912,16 @@ HWY_INLINE V remainder(D d, V x, V y) {
     return adjust(per_lane(d, by_lane, x, y));
   } else {
     // Quotients below 2^29 times 24 bits are exact in double.
-    V r = in_double(d, [](auto dd, auto a, auto b) HWY_ATTR {
-      auto q = hn::Trunc(hn::Div(a, b));
-      auto rest = hn::NegMulAdd(q, b, a);
-      // q may be 1 too large after rounding: then the rest has the wrong sign.
-      auto over = hn::Lt(hn::Mul(hn::CopySign(hn::Set(dd, 1.0), a), rest), hn::Zero(dd));
-      return hn::IfThenElse(over, hn::Add(rest, hn::CopySign(b, a)), rest);
-    }, x, y);
+    V r = in_double(
+        d,
+        [](auto dd, auto a, auto b) HWY_ATTR {
+          auto q = hn::Trunc(hn::Div(a, b));
+          auto rest = hn::NegMulAdd(q, b, a);
+          // q may be 1 too large after rounding: then the rest has the wrong sign.
+          auto over = hn::Lt(hn::Mul(hn::CopySign(hn::Set(dd, 1.0), a), rest), hn::Zero(dd));
+          return hn::IfThenElse(over, hn::Add(rest, hn::CopySign(b, a)), rest);
+        },
+        x, y);
     V ax = hn::Abs(x), ay = hn::Abs(y);
     // Also leaves infinities, NaN and y = 0 to libm.
     auto easy = hn::And(hn::And(hn::Lt(ax, hn::Mul(ay, hn::Set(d, 536870912.0f))), hn::Lt(ay, infinity(d))),
