@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 
 #include "backend/cpu/parallel.h"
 
@@ -40,6 +41,35 @@ void take_every(const T* HWY_RESTRICT s, T* HWY_RESTRICT d, int64_t n) {
   for (int64_t i = 0; i < n; ++i) d[i] = s[i * S];
 }
 
+// memcpy of a few bytes, without the call: overlapping pieces of a fixed size.
+HWY_INLINE void copy_short(const char* HWY_RESTRICT s, char* HWY_RESTRICT d, size_t bytes) {
+  auto ends = [&]<size_t N>(std::integral_constant<size_t, N>) {
+    for (size_t at = 0; at + N < bytes; at += N) std::memcpy(d + at, s + at, N);
+    std::memcpy(d + bytes - N, s + bytes - N, N);
+  };
+  if (bytes >= 16)
+    ends(std::integral_constant<size_t, 16>());
+  else if (bytes >= 8)
+    ends(std::integral_constant<size_t, 8>());
+  else if (bytes >= 4)
+    ends(std::integral_constant<size_t, 4>());
+  else
+    for (size_t i = 0; i < bytes; ++i) d[i] = s[i];
+}
+
+template <class T>
+HWY_INLINE void fill_row(T x, T* HWY_RESTRICT d, int64_t n) {
+  const hn::CappedTag<T, 16 / sizeof(T)> tag;
+  const int64_t wide = static_cast<int64_t>(hn::Lanes(tag));
+  if (n < wide) {
+    for (int64_t i = 0; i < n; ++i) d[i] = x;
+  } else {
+    const auto all = hn::Set(tag, x);
+    for (int64_t i = 0; i + wide < n; i += wide) hn::StoreU(all, tag, d + i);
+    hn::StoreU(all, tag, d + n - wide);
+  }
+}
+
 template <class T>
 void copy_row(const T* HWY_RESTRICT s, int64_t ss, T* HWY_RESTRICT d, int64_t ds, int64_t n) {
   if (ds != 1) {
@@ -48,17 +78,12 @@ void copy_row(const T* HWY_RESTRICT s, int64_t ss, T* HWY_RESTRICT d, int64_t ds
   }
   switch (ss) {
     case 1:
-      // A call costs more than a few elements do.
-      if (n * sizeof(T) > 64)
+      if (n * sizeof(T) > 256)
         std::memcpy(d, s, n * sizeof(T));
       else
-        for (int64_t i = 0; i < n; ++i) d[i] = s[i];
+        copy_short(reinterpret_cast<const char*>(s), reinterpret_cast<char*>(d), n * sizeof(T));
       return;
-    case 0: {
-      T x = s[0];
-      for (int64_t i = 0; i < n; ++i) d[i] = x;
-      return;
-    }
+    case 0: return fill_row(*s, d, n);
     case -1: return take_every<-1>(s, d, n);
     case 2: return take_every<2>(s, d, n);
     case 3: return take_every<3>(s, d, n);
@@ -82,6 +107,19 @@ void copy_rows(const T* s, T* d, int64_t count, const Axis& rows, const Axis& ro
     copy_row(s, row.s, d, int64_t{1}, row.n);
     for (int64_t have = 1; have < count; have *= 2)
       std::memcpy(d + have * row.n, d, std::min(have, count - have) * row.n * sizeof(T));
+    return;
+  }
+  if (row.s == 0 && row.d == 1 && rows.d == row.n && row.n <= 64) {
+    // Whole vectors, although they run into the next row: that is written later.
+    const hn::CappedTag<T, 32 / sizeof(T)> tag;
+    const int64_t wide = static_cast<int64_t>(hn::Lanes(tag));
+    int64_t safe = count - 1 - wide / row.n;
+    int64_t r = 0;
+    for (; r < safe; ++r, s += rows.s, d += rows.d) {
+      const auto all = hn::Set(tag, *s);
+      for (int64_t i = 0; i < row.n; i += wide) hn::StoreU(all, tag, d + i);
+    }
+    for (; r < count; ++r, s += rows.s, d += rows.d) fill_row(*s, d, row.n);
     return;
   }
   if (row.n == 2) {
