@@ -129,7 +129,8 @@ class Reader {
     if (!source.runner) return;
     context_ = source.runner->context();
     // Pieces are cut at multiples of every kWidth.
-    tile_ = std::max<int64_t>(128, source.runner->tile_size() / 128 * 128);
+    tile_ = source.runner->tile_size() / 128 * 128;
+    if (tile_ == 0) staged_ = scratch((tile_ = 128) * size_);
   }
 
   // The elements from `begin` on: all `wanted` of them, or else `got`, a multiple of 128. Evaluates ahead up to
@@ -141,7 +142,7 @@ class Reader {
     if (begin < begin_ || begin + piece > end_) {
       begin_ = begin;
       end_ = std::min(begin + tile_ / piece * piece, std::max(end, begin + piece));
-      values_ = static_cast<const char*>(source_.runner->values(*context_, begin_, end_ - begin_));
+      values_ = evaluate(begin_, end_ - begin_);
     }
     got = std::min(wanted, end_ - begin);
     return values_ + (begin - begin_) * size_;
@@ -150,9 +151,23 @@ class Reader {
   int64_t ready(int64_t begin, int64_t end) const { return (source_.memory ? end : end_) - begin; }
 
  private:
+  const char* evaluate(int64_t begin, int64_t n) {
+    auto values = [&](int64_t from, int64_t count) {
+      return static_cast<const char*>(source_.runner->values(*context_, from, count));
+    };
+    if (!staged_) return values(begin, n);
+    const int64_t step = source_.runner->tile_size();
+    for (int64_t i = 0; i < n; i += step) {
+      int64_t count = std::min(step, n - i);
+      std::memcpy(staged_.get() + i * size_, values(begin + i, count), static_cast<size_t>(count * size_));
+    }
+    return staged_.get();
+  }
+
   const Source& source_;
   const int64_t size_;
-  std::unique_ptr<TileRunner::Context> context_;
+  std::unique_ptr<TileRunner::Context, TileRunner::FreeContext> context_;
+  Bytes staged_;  // if tiles are smaller than a piece
   int64_t tile_ = 0, begin_ = 0, end_ = 0;
   const char* values_ = nullptr;
 };
