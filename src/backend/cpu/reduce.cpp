@@ -10,6 +10,9 @@
 #include <stdexcept>
 #include <vector>
 
+#include "backend/cpu/copy.h"
+#include "backend/cpu/elementwise.h"
+#include "backend/cpu/extents.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/reduce.h"
 #include "backend/cpu/tile.h"
@@ -34,6 +37,7 @@ struct ReduceKernels {
 
 HWY_BEFORE_NAMESPACE();
 namespace lazuli::cpu::HWY_NAMESPACE {
+namespace {
 
 template <class Op, class T>
 const ReduceKernels* kernels_of() {
@@ -99,6 +103,7 @@ const ReduceKernels* reduce_kernels(Reduce::Op op, Lane lane) {
   return nullptr;
 }
 
+}  // namespace
 }  // namespace lazuli::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -110,11 +115,6 @@ namespace {
 
 using Bytes = std::unique_ptr<char[]>;
 Bytes scratch(int64_t bytes) { return std::make_unique_for_overwrite<char[]>(bytes); }
-
-// A pass reads [outer, n, inner] and folds the middle.
-struct Extents {
-  int64_t outer = 1, n = 1, inner = 1;
-};
 
 // Where a pass reads: memory, or the values of a Program.
 struct Source {
@@ -234,7 +234,7 @@ void reduce_rows(const ReduceKernels& k, const Source& source, int64_t outer, in
   if (blocks > 1) fold_partials(k, partials.get(), outer, blocks, 1, out);
 }
 
-// inner > 1. Accumulators lie side by side like the columns. Where there are few columns, `folds` rows make one
+// Folds the middle extent; inner > 1. Accumulators lie side by side like the columns. Where there are few columns, `folds` rows make one
 // wide row first.
 void reduce_columns(const ReduceKernels& k, const Source& source, const Extents& e, char* out) {
   const auto [outer, n, inner] = e;
@@ -313,13 +313,6 @@ std::vector<Group> groups_of(const Shape& space, const std::vector<int>& axes) {
   return groups;
 }
 
-void store_half(const float* x, const Operand& out) {
-  for (int64_t i = 0; i < out.size; ++i) {
-    if (out.dtype == float16) out.as<float16_t>()[i] = float16_t(x[i]);
-    else out.as<bfloat16_t>()[i] = bfloat16_t(x[i]);
-  }
-}
-
 }  // namespace
 
 void run_reduce(const Reduce& reduce, const Program& program, const Shape& space, std::span<const Operand> in,
@@ -376,7 +369,10 @@ void run_reduce(const Reduce& reduce, const Program& program, const Shape& space
       }
     }
   }
-  if (half) store_half(reinterpret_cast<const float*>(result), out);
+  if (half) {
+    Arg arg{result, 1};
+    cast_kernel(float32, out.dtype)(out.data, &arg, out.size);
+  }
 }
 
 }  // namespace lazuli::cpu
