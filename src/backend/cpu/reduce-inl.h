@@ -1,0 +1,155 @@
+// Folding contiguous runs of elements, once per instruction set.
+//
+// The order of operations is fixed by position alone: element i of a block belongs to accumulator
+// i % kWidth, and the accumulators are folded in halves. So the bits are the same for every instruction set,
+// and a block may arrive in pieces as long as they are cut at multiples of kWidth.
+#include <complex>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include <hwy/highway.h>
+
+#if defined(LAZULI_REDUCE_INL_H) == defined(HWY_TARGET_TOGGLE)
+#ifdef LAZULI_REDUCE_INL_H
+#undef LAZULI_REDUCE_INL_H
+#else
+#define LAZULI_REDUCE_INL_H
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace lazuli::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <class T>
+inline constexpr bool is_complex = std::is_same_v<T, std::complex<float>>;
+
+// Accumulators of a row: 128 bytes, that is two to eight registers.
+template <class T>
+inline constexpr int64_t kWidth = 128 / sizeof(T);
+
+struct Sum {
+  template <class T> static T identity() { return T(0); }
+  template <class T> static T fold(T a, T x) { return T(a + x); }
+  template <class D, class V> static V fold(D, V a, V x) { return hn::Add(a, x); }
+};
+
+struct Product {
+  template <class T> static T identity() { return T(1); }
+  template <class T>
+  static T fold(T a, T x) {
+    if constexpr (is_complex<T>)  // not operator*, which treats infinities with a slow library call
+      return {a.real() * x.real() - a.imag() * x.imag(), a.real() * x.imag() + a.imag() * x.real()};
+    else
+      return T(a * x);
+  }
+  template <class D, class V> static V fold(D, V a, V x) { return hn::Mul(a, x); }
+};
+
+// The largest (kSign = 1) or smallest (-1). NaN wins; of equal elements the first.
+template <int kSign>
+struct Extreme {
+  template <class T>
+  static T identity() {
+    if constexpr (is_complex<T>) return T(identity<float>(), identity<float>());
+    else if constexpr (std::is_floating_point_v<T>) return -kSign * std::numeric_limits<T>::infinity();
+    else return kSign > 0 ? std::numeric_limits<T>::lowest() : std::numeric_limits<T>::max();
+  }
+  template <class T> static bool beats(T x, T a) { return kSign > 0 ? x > a : x < a; }
+  template <class T>
+  static T fold(T a, T x) {
+    if constexpr (is_complex<T>) {
+      if (is_nan(a)) return a;
+      if (is_nan(x)) return x;
+      bool wins = beats(x.real(), a.real()) | ((x.real() == a.real()) & beats(x.imag(), a.imag()));
+      return wins ? x : a;
+    } else if constexpr (std::is_floating_point_v<T>) {
+      return beats(x, a) | (x != x) ? x : a;
+    } else {
+      return beats(x, a) ? x : a;
+    }
+  }
+  template <class D, class V>
+  static V fold(D, V a, V x) {
+    if constexpr (hwy::IsFloat<hn::TFromD<D>>()) {
+      auto wins = kSign > 0 ? hn::Gt(x, a) : hn::Lt(x, a);
+      return hn::IfThenElse(hn::Or(wins, hn::Ne(x, x)), x, a);
+    } else {
+      return kSign > 0 ? hn::Max(a, x) : hn::Min(a, x);
+    }
+  }
+  template <class T>
+  static bool is_nan(T x) {
+    if constexpr (is_complex<T>) return (x.real() != x.real()) | (x.imag() != x.imag());
+    else return x != x;
+  }
+};
+using Max = Extreme<1>;
+using Min = Extreme<-1>;
+
+// Folds x[i] into acc[i % kWidth].
+template <class Op, class T>
+void accumulate(const T* HWY_RESTRICT x, int64_t n, T* HWY_RESTRICT acc) {
+  constexpr int64_t width = kWidth<T>;
+  int64_t i = 0;
+  if constexpr (!is_complex<T>) {
+    const hn::CappedTag<T, width> d;
+    constexpr int64_t lanes = hn::MaxLanes(d), count = width / lanes;
+    using V = hn::Vec<decltype(d)>;
+    if (n >= width) {
+      V a[count];
+      for (int64_t j = 0; j < count; ++j) a[j] = hn::LoadU(d, acc + j * lanes);
+      for (; i + width <= n; i += width)
+        for (int64_t j = 0; j < count; ++j) a[j] = Op::fold(d, a[j], hn::LoadU(d, x + i + j * lanes));
+      for (int64_t j = 0; j < count; ++j) hn::StoreU(a[j], d, acc + j * lanes);
+    }
+  } else {
+    for (; i + width <= n; i += width)
+      for (int64_t j = 0; j < width; ++j) acc[j] = Op::fold(acc[j], x[i + j]);
+  }
+  for (int64_t j = 0; i + j < n; ++j) acc[j] = Op::fold(acc[j], x[i + j]);
+}
+
+// Folds the accumulators into one; overwrites them.
+template <class Op, class T>
+T finish(T* acc) {
+  for (int64_t half = kWidth<T> / 2; half > 0; half /= 2)
+    for (int64_t j = 0; j < half; ++j) acc[j] = Op::fold(acc[j], acc[j + half]);
+  return acc[0];
+}
+
+template <class Op, class T>
+void fill_identity(T* acc, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) acc[j] = Op::template identity<T>();
+}
+
+// A block as a whole.
+template <class Op, class T>
+T fold_block(const T* x, int64_t n) {
+  if (n < kWidth<T>) {
+    T a = Op::template identity<T>();
+    for (int64_t i = 0; i < n; ++i) a = Op::fold(a, x[i]);
+    return a;
+  }
+  HWY_ALIGN T acc[kWidth<T>];
+  fill_identity<Op>(acc, kWidth<T>);
+  accumulate<Op>(x, n, acc);
+  return finish<Op>(acc);
+}
+
+// acc[j] = fold(fold(acc[j], x[j]), x[stride + j]) ...: `count` rows of `width` elements.
+template <class Op, class T>
+void fold_rows(T* HWY_RESTRICT acc, const T* HWY_RESTRICT x, int64_t width, int64_t count, int64_t stride) {
+  for (; count >= 4; count -= 4, x += 4 * stride) {
+    const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
+    for (int64_t j = 0; j < width; ++j)
+      acc[j] = Op::fold(Op::fold(Op::fold(Op::fold(acc[j], x[j]), x1[j]), x2[j]), x3[j]);
+  }
+  for (; count > 0; --count, x += stride)
+    for (int64_t j = 0; j < width; ++j) acc[j] = Op::fold(acc[j], x[j]);
+}
+
+}  // namespace lazuli::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard
