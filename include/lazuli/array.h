@@ -36,6 +36,11 @@ namespace lazuli {
 
 class Primitive;
 template <class T> class Ref;
+class IndexedArray;
+class IndexedValue;
+namespace indexing {
+class Subscript;
+}
 
 class array {
  public:
@@ -156,8 +161,23 @@ class array {
 
   // ---- indexing: see lazuli/indexing.h ----
 
-  template <class... I> array operator()(const I&... index) const;
-  template <class... I> class IndexedArray at(const I&... index);
+  // a(i, j, ...) reads, a.at(i, j, ...) is written to. For more subscripts: index, index_update.
+  using Sub = const indexing::Subscript&;
+  array operator()(Sub, Where where = Where::current()) const;
+  array operator()(Sub, Sub, Where where = Where::current()) const;
+  array operator()(Sub, Sub, Sub, Where where = Where::current()) const;
+  array operator()(Sub, Sub, Sub, Sub, Where where = Where::current()) const;
+  array operator()(Sub, Sub, Sub, Sub, Sub, Where where = Where::current()) const;
+  IndexedArray at(Sub, Where where = Where::current()) &;
+  IndexedArray at(Sub, Sub, Where where = Where::current()) &;
+  IndexedArray at(Sub, Sub, Sub, Where where = Where::current()) &;
+  IndexedArray at(Sub, Sub, Sub, Sub, Where where = Where::current()) &;
+  IndexedArray at(Sub, Sub, Sub, Sub, Sub, Where where = Where::current()) &;
+  IndexedValue at(Sub, Where where = Where::current()) const&;
+  IndexedValue at(Sub, Sub, Where where = Where::current()) const&;
+  IndexedValue at(Sub, Sub, Sub, Where where = Where::current()) const&;
+  IndexedValue at(Sub, Sub, Sub, Sub, Where where = Where::current()) const&;
+  IndexedValue at(Sub, Sub, Sub, Sub, Sub, Where where = Where::current()) const&;
 
   // ---- the graph ----
 
