@@ -79,6 +79,25 @@ void destroy(Node* n) {
   pending = nullptr;
 }
 
+namespace {
+thread_local bool deferring = false;
+thread_local std::vector<std::function<void()>> deferred;
+
+void run_or_defer(std::function<void()> f) {
+  if (deferring) deferred.push_back(std::move(f));
+  else f();
+}
+}  // namespace
+
+DeferDeleters::DeferDeleters() : outermost_(!std::exchange(deferring, true)) {}
+DeferDeleters::~DeferDeleters() {
+  if (!outermost_) return;
+  deferring = false;
+  auto due = std::move(deferred);
+  deferred.clear();
+  for (auto& f : due) f();
+}
+
 Results::~Results() {
   for (Buffer* b : buffers)
     if (b) release(b);
@@ -160,7 +179,7 @@ array::array(void* data, Shape shape, Dtype dtype, std::function<void(void*)> de
   b->deleter = std::move(deleter);
   b->destroy = [](detail::Buffer* buffer) {
     auto* mine = static_cast<Borrowed*>(buffer);
-    if (mine->deleter) mine->deleter(mine->data);
+    if (mine->deleter) detail::run_or_defer([deleter = std::move(mine->deleter), data = mine->data] { deleter(data); });
     delete mine;
   };
   node_->buffer = b;

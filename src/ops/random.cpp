@@ -161,7 +161,7 @@ array split(const array& key, int num, StreamOrDevice s) {
   return random_bits("split", {num, 2}, 4, key, s);
 }
 std::pair<array, array> split(const array& key, StreamOrDevice s) {
-  array both = split(key, 2, s);
+  array both = random::split(key, 2, s);
   return {squeeze(slice(both, {0, 0}, {1, 2}, s), 0, s), squeeze(slice(both, {1, 0}, {2, 2}, s), 0, s)};
 }
 

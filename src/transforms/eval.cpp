@@ -99,9 +99,8 @@ Buffer* copy_contiguous(Backend& b, const Operand& from) {
 
 class Evaluation {
  public:
-  explicit Evaluation(EvalHooks* hooks) : hooks_(hooks) {}
-
-  void run(const std::vector<Node*>& outputs, const ScheduleOptions& options) {
+  void run(const std::vector<Node*>& outputs, const ScheduleOptions& options, EvalHooks* hooks) {
+    hooks_ = hooks;
     static uint32_t epochs = 0;  // REQUIRES: the engine's lock
     if (++epochs == 0) ++epochs;
     epoch_ = epochs;
@@ -134,7 +133,18 @@ class Evaluation {
 
   void run_group(int32_t group, Node* root) {
     Backend& b = backend(root->stream.device);
-    HookScope scope(hooks_, root);
+    if (hooks_) {
+      std::vector<const Node*> members;
+      for (int32_t i = tape_.group_first[static_cast<size_t>(group)]; i >= 0;
+           i = tape_.entries[static_cast<size_t>(i)].next)
+        members.push_back(tape_.entries[static_cast<size_t>(i)].node);
+      hooks_->begin(members);
+    }
+    dispatch_group(b, group, root);
+    if (hooks_) hooks_->end();
+  }
+
+  void dispatch_group(Backend& b, int32_t group, Node* root) {
     switch (root->primitive->role()) {
       case Primitive::Role::elementwise: return run_elementwise(b, group, root);
       case Primitive::Role::reduce: return run_reduce(b, group, root);
@@ -413,7 +423,7 @@ class Evaluation {
     Node* node;
     Buffer* buffer;
   };
-  EvalHooks* hooks_;
+  EvalHooks* hooks_ = nullptr;
   uint32_t epoch_ = 0;
   Tape tape_;
   Program program_;
@@ -426,26 +436,19 @@ class Evaluation {
   std::vector<Made> made_;
 };
 
-// One evaluation runs at a time; it uses all cores. Recursive because dropping an array may
-// run a user's deleter, which may evaluate.
-std::recursive_mutex engine_mutex;
-int engine_depth = 0;
+// One evaluation runs at a time; it uses all cores.
+std::mutex engine_mutex;
+EvalHooks* active_hooks = nullptr;
 
 void evaluate(const std::vector<array>& outputs, const ScheduleOptions& options) {
+  // Deleters of borrowed memory run after the lock is released: they may evaluate.
+  detail::DeferDeleters defer;
   std::lock_guard lock(engine_mutex);
-  static std::vector<std::unique_ptr<Evaluation>>& pool = *new std::vector<std::unique_ptr<Evaluation>>;
-  std::vector<Node*> nodes;
+  static Evaluation& evaluation = *new Evaluation;
+  static std::vector<Node*>& nodes = *new std::vector<Node*>;
+  nodes.clear();
   for (auto& a : outputs) nodes.push_back(a.node());
-  if (EvalHooks* hooks = EvalHooks::current()) {
-    Evaluation(hooks).run(nodes, options);
-    return;
-  }
-  struct Depth {
-    Depth() { ++engine_depth; }
-    ~Depth() { --engine_depth; }
-  } depth;
-  while (static_cast<int>(pool.size()) < engine_depth) pool.push_back(std::make_unique<Evaluation>(nullptr));
-  pool[static_cast<size_t>(engine_depth - 1)]->run(nodes, options);
+  evaluation.run(nodes, options, active_hooks);
 }
 
 // ---------------------------------------------------------------- asynchronous evaluation
@@ -515,6 +518,12 @@ thread_local ScheduleOptions thread_options;
 }  // namespace
 
 ScheduleOptions& eval_options() { return thread_options; }
+
+EvalHooks* EvalHooks::current() { return active_hooks; }
+EvalHooks* EvalHooks::set_current(EvalHooks* hooks) {
+  std::lock_guard lock(engine_mutex);
+  return std::exchange(active_hooks, hooks);
+}
 
 void eval(const std::vector<array>& outputs) {
   for (auto& a : outputs)

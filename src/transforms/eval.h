@@ -1,6 +1,8 @@
 // Hooks and options of the engine, for profile, graph tests and compile.
 #pragma once
 
+#include <vector>
+
 #include "graph/schedule.h"
 
 namespace lazuli {
@@ -9,26 +11,15 @@ namespace lazuli {
 class EvalHooks {
  public:
   virtual ~EvalHooks() = default;
-  virtual void begin(const detail::Node* root) = 0;
-  virtual void end(const detail::Node* root) = 0;
+  // The nodes that one kernel computes, its root last.
+  virtual void begin(const std::vector<const detail::Node*>& group) = 0;
+  virtual void end() = 0;
+  // The node has its value; its inputs still hold theirs.
   virtual void computed(const detail::Node* n) = 0;
 
   static EvalHooks* current();
-  static void set_current(EvalHooks*);
-};
-
-class HookScope {
- public:
-  HookScope(EvalHooks* hooks, const detail::Node* root) : hooks_(hooks), root_(root) {
-    if (hooks_) hooks_->begin(root_);
-  }
-  ~HookScope() {
-    if (hooks_) hooks_->end(root_);
-  }
-
- private:
-  EvalHooks* hooks_;
-  const detail::Node* root_;
+  // Waits for a running evaluation. Returns the previous hooks.
+  static EvalHooks* set_current(EvalHooks*);
 };
 
 // Options of evaluations by the calling thread.
