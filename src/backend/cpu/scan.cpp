@@ -381,7 +381,6 @@ struct Rows {
     // buffer[0] is the last total, for scans that leave the element out.
     if (before) std::memcpy(buffer, before, static_cast<size_t>(k.size));
     else k.start(buffer, 1);
-    if (!before && k.states == 2 && begin == 0) k.start(state, 1);
     char* lanes = buffer + k.size;
     for (int64_t i = begin; i < end; i += kPiece) {
       const int64_t count = std::min(kPiece, end - i), at = place(row, i, count);
