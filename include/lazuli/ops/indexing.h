@@ -18,6 +18,8 @@
 // views, are in lazuli/ops/shape.h.
 #pragma once
 
+#include <initializer_list>
+#include <utility>
 #include <vector>
 
 #include "lazuli/array.h"
@@ -105,6 +107,10 @@ array slice_update(const array& src, const array& update, Shape start, Shape sto
                    StreamOrDevice s = Where::current());
 array slice_update(const array& src, const array& update, Shape start, Shape stop,
                    StreamOrDevice s = Where::current());
+inline array slice_update(const array& src, const array& update, std::initializer_list<int64_t> start,
+                          Shape stop, StreamOrDevice s = Where::current()) {
+  return slice_update(src, update, Shape(start), std::move(stop), s);
+}
 // The box of the shape of `update` (as many dimensions as src) that begins at start[i] on axes[i] and at
 // 0 elsewhere; it must lie inside `src`.
 array slice_update(const array& src, const array& update, const array& start, std::vector<int> axes,
