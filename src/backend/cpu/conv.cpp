@@ -206,7 +206,10 @@ void conv_by_patches(const ConvParams& p, const Operand& x, const Operand& w, co
   Patches patches(p, x.shape, out.shape, spatial(w.shape));
   int64_t rows = x.shape[0] * patches.outputs(), length = patches.length(), at_once = rows_at_once(length, sizeof(T));
   int64_t outputs = out.shape.back(), per_group = outputs / p.groups, k = length / p.groups;
-  if (k == 0) return std::fill_n(out.as<T>(), out.size, T(0));
+  if (k == 0) {
+    std::fill_n(out.as<T>(), out.size, T(0));
+    return;
+  }
   Scratch block(std::min(rows, at_once) * length * sizeof(T));
   std::vector<GemmOffsets> groups(p.groups);
   for (int64_t g = 0; g < p.groups; ++g) groups[g] = {g * k, g * per_group * k, g * per_group};
@@ -224,7 +227,10 @@ void weight_grad_by_patches(const ConvParams& p, const Operand& x, const Operand
   Patches patches(p, x.shape, g.shape, spatial(out.shape));
   int64_t rows = x.shape[0] * patches.outputs(), length = patches.length(), at_once = rows_at_once(length, sizeof(T));
   int64_t outputs = out.shape[0], per_group = outputs / p.groups, k = length / p.groups;
-  if (rows == 0 || k == 0) return std::fill_n(out.as<T>(), out.size, T(0));
+  if (rows == 0 || k == 0) {
+    std::fill_n(out.as<T>(), out.size, T(0));
+    return;
+  }
   Scratch block(std::min(rows, at_once) * length * sizeof(T));
   std::vector<GemmOffsets> groups(p.groups);
   for (int64_t i = 0; i < p.groups; ++i) groups[i] = {i * per_group, i * k, i * per_group * k};
