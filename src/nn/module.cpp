@@ -10,6 +10,8 @@
 
 namespace lazuli::nn {
 
+const detail::ModuleType detail::function_type{"function", [](void*, Visitor&) {}, &detail::function_type};
+
 namespace {
 
 // Keeps the dotted path of where the walk is.

@@ -110,6 +110,7 @@ struct TypeId {
 };
 template <class T>
 const ModuleType& module_type();
+extern const ModuleType function_type;  // of functions in an AnyModule: no members
 }  // namespace detail
 
 // A class that names its members with `void members(nn::Visitor& visit)`.
