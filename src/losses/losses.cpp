@@ -4,7 +4,11 @@
 #include <numbers>
 #include <stdexcept>
 
-#include "lazuli/ops.h"
+#include "lazuli/ops/elementwise.h"
+#include "lazuli/ops/indexing.h"
+#include "lazuli/ops/reduce.h"
+#include "lazuli/ops/shape.h"
+#include "lazuli/ops/softmax.h"
 
 namespace lazuli::losses {
 

@@ -3,7 +3,9 @@
 #include <cmath>
 #include <stdexcept>
 
-#include "lazuli/ops.h"
+#include "lazuli/ops/conv.h"
+#include "lazuli/ops/creation.h"
+#include "lazuli/ops/elementwise.h"
 #include "lazuli/random.h"
 
 namespace lazuli::nn {

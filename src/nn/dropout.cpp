@@ -2,7 +2,7 @@
 
 #include <stdexcept>
 
-#include "lazuli/ops.h"
+#include "lazuli/ops/elementwise.h"
 #include "lazuli/random.h"
 
 namespace lazuli::nn {

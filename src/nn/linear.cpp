@@ -3,7 +3,10 @@
 #include <cmath>
 #include <stdexcept>
 
-#include "lazuli/ops.h"
+#include "lazuli/ops/elementwise.h"
+#include "lazuli/ops/indexing.h"
+#include "lazuli/ops/matmul.h"
+#include "lazuli/ops/shape.h"
 #include "lazuli/random.h"
 
 namespace lazuli::nn {

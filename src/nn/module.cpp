@@ -6,7 +6,7 @@
 #include <unordered_set>
 
 #include "lazuli/io.h"
-#include "lazuli/ops.h"
+#include "lazuli/ops/elementwise.h"
 
 namespace lazuli::nn {
 

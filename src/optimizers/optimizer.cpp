@@ -2,7 +2,7 @@
 
 #include <stdexcept>
 
-#include "lazuli/ops.h"
+#include "lazuli/ops/elementwise.h"
 
 namespace lazuli::optimizers {
 

@@ -3,7 +3,11 @@
 #include <cmath>
 #include <stdexcept>
 
-#include "lazuli/ops.h"
+#include "lazuli/ops/creation.h"
+#include "lazuli/ops/elementwise.h"
+#include "lazuli/ops/matmul.h"
+#include "lazuli/ops/reduce.h"
+#include "lazuli/ops/shape.h"
 
 namespace lazuli::optimizers {
 

@@ -3,7 +3,8 @@
 #include <numbers>
 #include <stdexcept>
 
-#include "lazuli/ops.h"
+#include "lazuli/ops/elementwise.h"
+#include "lazuli/ops/shape.h"
 
 namespace lazuli::optimizers {
 

@@ -2,7 +2,8 @@
 
 #include <stdexcept>
 
-#include "lazuli/ops.h"
+#include "lazuli/ops/elementwise.h"
+#include "lazuli/ops/reduce.h"
 
 namespace lazuli::optimizers {
 
