@@ -269,7 +269,7 @@ std::string summary(ConstModuleRef m) {
 
   auto grouped = [](int64_t n) {
     std::string s = std::to_string(n);
-    for (int i = static_cast<int>(s.size()) - 3; i > 0; i -= 3) s.insert(i, ",");
+    for (size_t i = s.size(); i > 3; i -= 3) s.insert(i - 3, 1, ',');
     return s;
   };
   size_t path_width = 0, type_width = 0, count_width = 0;

@@ -40,12 +40,13 @@ RNN::RNN(int64_t input_size, int64_t hidden_size, const RNNOptions& o)
 
 array RNN::operator()(const array& x, const std::optional<array>& hidden) const {
   array w = transpose(Whh);
-  std::optional<array> h = hidden;
-  std::vector<array> all;
-  for (const array& step : project(x, Wxh, bias, "RNN")) {
+  const array* h = hidden ? &*hidden : nullptr;
+  std::vector<array> steps = project(x, Wxh, bias, "RNN"), all;
+  all.reserve(steps.size());  // h points into it
+  for (const array& step : steps) {
     array sum = h ? addmm(step, *h, w) : step;
-    h = nonlinearity ? nonlinearity(sum) : tanh(sum);
-    all.push_back(*h);
+    all.push_back(nonlinearity ? nonlinearity(sum) : tanh(sum));
+    h = &all.back();
   }
   return stack(all, -2);
 }
@@ -67,9 +68,10 @@ GRU::GRU(int64_t input_size, int64_t hidden_size, bool with_bias)
 
 array GRU::operator()(const array& x, const std::optional<array>& hidden) const {
   array w = transpose(Wh);
-  std::optional<array> h = hidden;
-  std::vector<array> all;
-  for (const array& step : project(x, Wx, b, "GRU")) {
+  const array* h = hidden ? &*hidden : nullptr;
+  std::vector<array> steps = project(x, Wx, b, "GRU"), all;
+  all.reserve(steps.size());  // h points into it
+  for (const array& step : steps) {
     std::vector<array> from_x = split(step, 3, -1);
     array r = from_x[0], z = from_x[1], n = from_x[2];
     if (h) {
@@ -83,8 +85,8 @@ array GRU::operator()(const array& x, const std::optional<array>& hidden) const 
       if (bhn) n = n + r * *bhn;
     }
     n = (1 - z) * tanh(n);
-    h = h ? n + z * *h : n;
-    all.push_back(*h);
+    all.push_back(h ? n + z * *h : n);
+    h = &all.back();
   }
   return stack(all, -2);
 }
@@ -105,15 +107,17 @@ LSTM::LSTM(int64_t input_size, int64_t hidden_size, bool with_bias)
 std::pair<array, array> LSTM::operator()(const array& x, const std::optional<array>& hidden,
                                          const std::optional<array>& cell) const {
   array w = transpose(Wh);
-  std::optional<array> h = hidden, c = cell;
-  std::vector<array> all_h, all_c;
-  for (const array& step : project(x, Wx, bias, "LSTM")) {
+  const array *h = hidden ? &*hidden : nullptr, *c = cell ? &*cell : nullptr;
+  std::vector<array> steps = project(x, Wx, bias, "LSTM"), all_h, all_c;
+  all_h.reserve(steps.size());  // h and c point into them
+  all_c.reserve(steps.size());
+  for (const array& step : steps) {
     std::vector<array> gates = split(h ? addmm(step, *h, w) : step, 4, -1);
     array written = sigmoid(gates[0]) * tanh(gates[2]);
-    c = c ? sigmoid(gates[1]) * *c + written : written;
-    h = sigmoid(gates[3]) * tanh(*c);
-    all_h.push_back(*h);
-    all_c.push_back(*c);
+    all_c.push_back(c ? sigmoid(gates[1]) * *c + written : written);
+    c = &all_c.back();
+    all_h.push_back(sigmoid(gates[3]) * tanh(*c));
+    h = &all_h.back();
   }
   return {stack(all_h, -2), stack(all_c, -2)};
 }

@@ -7,29 +7,12 @@
 // (out,) at 0. Channels that groups do not divide or a missing kernel throw std::invalid_argument.
 #pragma once
 
-#include <array>
-#include <initializer_list>
 #include <optional>
-#include <stdexcept>
 
+#include "lazuli/nn/extents.h"
 #include "lazuli/nn/module.h"
 
 namespace lazuli::nn {
-
-// One number for each spatial axis; a single number stands for all.
-template <size_t N>
-struct Extents {
-  Extents(int all) { values.fill(all); }
-  Extents(std::initializer_list<int> each) {
-    if (each.size() != N)
-      throw std::invalid_argument("[nn] expected " + std::to_string(N) + " numbers, one for each axis, but got " +
-                                  std::to_string(each.size()));
-    std::copy(each.begin(), each.end(), values.begin());
-  }
-  int operator[](size_t i) const { return values[i]; }
-  bool operator==(const Extents&) const = default;
-  std::array<int, N> values;
-};
 
 template <size_t N>
 struct ConvOptions {
