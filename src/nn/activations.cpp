@@ -1,0 +1,68 @@
+#include "lazuli/nn/activations.h"
+
+#include <cmath>
+#include <numbers>
+#include <stdexcept>
+
+#include "lazuli/ops/creation.h"
+#include "lazuli/ops/elementwise.h"
+#include "lazuli/ops/reduce.h"
+#include "lazuli/ops/shape.h"
+#include "lazuli/ops/softmax.h"
+
+namespace lazuli::nn {
+
+namespace {
+// 0 in the type of x, for `where`.
+array zero(const array& x) { return array(0, x.dtype()); }
+}  // namespace
+
+array relu(const array& x) { return maximum(x, 0); }
+array relu2(const array& x) { return square(maximum(x, 0)); }
+array relu6(const array& x) { return minimum(maximum(x, 0), 6); }
+array leaky_relu(const array& x, double negative_slope) { return maximum(x * negative_slope, x); }
+array prelu(const array& x, const array& alpha) { return maximum(x, 0) + alpha * minimum(x, 0); }
+array elu(const array& x, double alpha) { return where(x > 0, x, alpha * expm1(x)); }
+array celu(const array& x, double alpha) { return maximum(x, 0) + alpha * expm1(minimum(x, 0) / alpha); }
+array selu(const array& x) { return elu(x, 1.67326) * 1.0507; }
+array log_sigmoid(const array& x) { return -softplus(-x); }
+array silu(const array& x) { return x * sigmoid(x); }
+array softplus(const array& x) { return logaddexp(x, 0); }
+array mish(const array& x) { return x * tanh(softplus(x)); }
+array softsign(const array& x) { return x / (1 + abs(x)); }
+array softshrink(const array& x, double lambda) {
+  return where(abs(x) > lambda, x - sign(x) * lambda, zero(x));
+}
+array hard_shrink(const array& x, double lambda) { return where(abs(x) > lambda, x, zero(x)); }
+array hard_tanh(const array& x, double min, double max) { return minimum(maximum(x, min), max); }
+array hardswish(const array& x) { return x * minimum(maximum(x + 3, 0), 6) / 6; }
+array step(const array& x, double threshold) { return astype(x >= threshold, int32); }
+array gelu(const array& x) { return x * (1 + erf(x / std::numbers::sqrt2)) / 2; }
+array gelu_approx(const array& x) {
+  return 0.5 * x * (1 + tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * (x * x * x))));
+}
+array gelu_fast_approx(const array& x) { return x * sigmoid(1.702 * x); }
+array glu(const array& x, int axis) {
+  if (x.ndim() == 0 || x.shape(axis) % 2 != 0)
+    throw std::invalid_argument("[glu] the axis must have an even extent to be halved, but the shape is " +
+                                to_string(x.shape()));
+  std::vector<array> halves = split(x, 2, axis);
+  return halves[0] * sigmoid(halves[1]);
+}
+array softmax(const array& x, int axis) { return lazuli::softmax(x, axis); }
+array log_softmax(const array& x, int axis) { return x - logsumexp(x, axis, true); }
+array softmin(const array& x, int axis) { return lazuli::softmax(-x, axis); }
+
+array GELU::operator()(const array& x) const {
+  switch (approx) {
+    case Approx::none: return gelu(x);
+    case Approx::tanh: return gelu_approx(x);
+    case Approx::fast: break;
+  }
+  return gelu_fast_approx(x);
+}
+
+PReLU::PReLU(int64_t num_parameters, double init)
+    : weight(full({num_parameters}, array(static_cast<float>(init)))) {}
+
+}  // namespace lazuli::nn
