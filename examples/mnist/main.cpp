@@ -261,7 +261,7 @@ int main(int argc, char** argv) {
   } catch (const std::exception& e) {
     std::string line = e.what();
     std::ranges::replace(line, '\n', ' ');
-    std::cout << std::flush;
+    std::fflush(stdout);
     std::cerr << "mnist: " << line << std::endl;
     return 1;
   }
