@@ -155,7 +155,8 @@ TEST_F(Mnist, BadFlags) {
   expect_error("--colour", "--colour");
   expect_error("--predict a --save b", "--predict excludes --save");
   expect_error("--save no/such/folder/model", "there is no folder no/such/folder");
-  expect_error("--save data", "data.safetensors");
+  std::filesystem::create_directory(folder_ / "d.safetensors");
+  expect_error("--save d", "d.safetensors is a folder");
 }
 
 TEST_F(Mnist, BadData) {
