@@ -3,6 +3,7 @@
 // Read main() from the bottom up: options, then train() or predict(), then how they measure.
 #include <CLI/CLI.hpp>
 #include <cmath>
+#include <cstdlib>
 #include <iostream>
 
 #include "checkpoint.h"
@@ -207,7 +208,10 @@ int run(int argc, char** argv) {
                          ->check(CLI::Range(1, 1'000'000));
   auto* lr =
       app.add_option("--lr", given.lr, "Learning rate (default 0.01 for sgd, 0.001 for adam and adamw)")
-          ->check(CLI::Range(1e-12, 1e6));
+          ->check([](const std::string& text) {
+            double value = std::strtod(text.c_str(), nullptr);  // not a number fails the comparison
+            return value > 0 && value <= 1e6 ? "" : "must be a positive number, not " + text;
+          });
   auto* optimizer =
       app.add_option("--optimizer", given.optimizer, "sgd (default of mlp), adam or adamw (of cnn)")
           ->check(CLI::IsMember({"sgd", "adam", "adamw"}));
