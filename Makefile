@@ -37,12 +37,12 @@ test: ## build everything and run all tests
 	  cmake --build $(BUILD) -j $(JOBS)
 	$(STEP) "Running the tests (a few minutes)" ctest --preset $(PRESET)
 
-bench: ## one table: Lazuli, MLX, JAX and the machine's limit (about 15 minutes; ROWS="matmul exp" selects)
+bench: ## one table: Lazuli, MLX, JAX and the machine's limit (about 15 minutes; ROWS="matmul exp" selects, SAVE=1 keeps it)
 	@scripts/install_packages.sh build bench
 	$(configure)
 	$(STEP) "Building the benchmarks" cmake --build $(BUILD) --target lazuli_bench lazuli_limits -j $(JOBS)
 	$(STEP) "Measuring (needs an otherwise idle machine)" \
-	  python3 benchmarks/run.py --build $(BUILD) --out build/bench $(ROWS)
+	  python3 benchmarks/run.py --build $(BUILD) --out build/bench $(if $(SAVE),--save) $(ROWS)
 
 docs: ## the reference of the public headers, in build/docs/html
 	@scripts/install_packages.sh build docs
