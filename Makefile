@@ -1,0 +1,70 @@
+# The commands of this repository; `make help` lists them. Every target installs the Debian packages
+# it needs (root or sudo), builds with CMake presets (CMakePresets.json) and says how long it took.
+
+PRESET ?= release
+JOBS ?= $(shell nproc)
+BUILD := build/$(PRESET)
+MNIST_DATA ?= /usr/share/datasets/fashion-mnist
+MNIST_ARGS ?= --model cnn
+
+STEP := @scripts/step
+configure = $(STEP) "Configuring ($(PRESET))" cmake --preset $(PRESET) --log-level=WARNING
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test bench docs format tidy check install clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+build: ## the library (variables of all targets: PRESET=release|dev|debug|asan|tsan, JOBS=N)
+	@scripts/install_packages.sh build
+	$(configure)
+	$(STEP) "Building the library (some minutes the first time; PRESET=dev is fastest)" \
+	  cmake --build $(BUILD) --target lazuli -j $(JOBS)
+
+demo: ## train a small CNN on 60,000 real images (MNIST_ARGS= for other flags)
+	@scripts/install_packages.sh build demo
+	$(configure)
+	$(STEP) "Building the library and the example (some minutes the first time)" \
+	  cmake --build $(BUILD) --target mnist -j $(JOBS)
+	$(STEP) "Training on $(MNIST_DATA) (a few minutes on 2 cores)" \
+	  $(BUILD)/examples/mnist/mnist --data $(MNIST_DATA) $(MNIST_ARGS)
+
+test: ## build everything and run all tests
+	@scripts/install_packages.sh build demo
+	$(configure)
+	$(STEP) "Building the library, the examples and the tests (several minutes the first time)" \
+	  cmake --build $(BUILD) -j $(JOBS)
+	$(STEP) "Running the tests (a few minutes)" ctest --preset $(PRESET)
+
+bench: ## one table: Lazuli, MLX, JAX and the machine's limit (about 15 minutes; ROWS="matmul exp" selects, SAVE=1 keeps it)
+	@scripts/install_packages.sh build bench
+	$(configure)
+	$(STEP) "Building the benchmarks" cmake --build $(BUILD) --target lazuli_bench lazuli_limits -j $(JOBS)
+	$(STEP) "Measuring (needs an otherwise idle machine)" \
+	  python3 benchmarks/run.py --build $(BUILD) --out build/bench $(if $(SAVE),--save) $(ROWS)
+
+docs: ## the reference of the public headers, in build/docs/html
+	@scripts/install_packages.sh build docs
+	$(configure)
+	$(STEP) "Writing the reference with Doxygen" cmake --build $(BUILD) --target docs
+
+format: ## format every C++ file
+	@scripts/install_packages.sh format
+	git ls-files -z '*.h' '*.cpp' | xargs -0 clang-format -i
+
+tidy: ## run clang-tidy over src/
+	$(configure)
+	git ls-files 'src/*.cpp' | xargs -P $(JOBS) -n 1 clang-tidy --quiet -p $(BUILD)
+
+check: ## formatting, layering, headers that compile alone
+	@scripts/install_packages.sh build format
+	$(STEP) "Formatting" scripts/check_format.sh
+	$(STEP) "Layering" scripts/check_layering.sh
+	$(STEP) "Public headers" scripts/check_headers.sh
+
+install: build ## install the library and its headers (PREFIX=/usr/local)
+	$(STEP) "Installing" cmake --install $(BUILD) $(if $(PREFIX),--prefix $(PREFIX))
+
+clean: ## remove everything built
+	rm -rf build
