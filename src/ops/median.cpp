@@ -3,11 +3,10 @@
 #include "lazuli/ops/elementwise.h"
 #include "lazuli/ops/reduce.h"
 #include "lazuli/ops/shape.h"
+#include "lazuli/ops/sort.h"
 #include "ops/axes.h"
 
 namespace lazuli {
-
-array sort(const array& a, int axis, StreamOrDevice s);  // ops/sort.h
 
 array median(const array& a, const std::vector<int>& axes, bool keepdims, StreamOrDevice s) {
   std::vector<int> sorted = normalize_axes(axes, a.ndim(), "median");

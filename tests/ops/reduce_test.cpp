@@ -12,7 +12,7 @@ using namespace lazuli::testing;
 namespace {
 
 constexpr double inf = std::numeric_limits<double>::infinity();
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+constexpr float finf = std::numeric_limits<float>::infinity(), fnan = std::numeric_limits<float>::quiet_NaN();
 
 struct Case {
   const char* name;
@@ -164,15 +164,15 @@ TEST(Reduce, DtypesOfResults) {
 }
 
 TEST(Reduce, NaNInfinityAndEmpty) {
-  array x({1.0f, float(nan), 3.0f, -float(inf)});
+  array x({1.0f, fnan, 3.0f, -finf});
   EXPECT_TRUE(std::isnan(max(x).item<float>()));
   EXPECT_TRUE(std::isnan(min(x).item<float>()));
   EXPECT_TRUE(std::isnan(median(x).item<float>()));
-  EXPECT_TRUE(all(array({1.0f, float(nan)})).item<bool>());
+  EXPECT_TRUE(all(array({1.0f, fnan})).item<bool>());
   array many = concatenate({zeros({5000}), x, zeros({5000})});
   EXPECT_TRUE(std::isnan(max(many).item<float>()));
-  expect_near(max(broadcast_to(expand_dims(many, 1), {10004, 3}), 0), {nan, nan, nan}, 0);
-  EXPECT_EQ(max(array({-float(inf), -float(inf)})).item<float>(), -inf);
+  expect_near(max(broadcast_to(expand_dims(many, 1), {10004, 3}), 0), {fnan, fnan, fnan}, 0);
+  EXPECT_EQ(max(array({-finf, -finf})).item<float>(), -inf);
 
   array empty = zeros({0, 3});
   EXPECT_EQ(sum(empty).item<float>(), 0);
@@ -222,14 +222,14 @@ TEST(Reduce, MinMaxAndComparisons) {
   auto [low, high] = minmax(array({{3, 1}, {2, 5}}), 1);
   EXPECT_EQ(low.to_vector<int>(), (std::vector<int>{1, 2}));
   EXPECT_EQ(high.to_vector<int>(), (std::vector<int>{3, 5}));
-  array a({1.0f, float(nan)});
+  array a({1.0f, fnan});
   EXPECT_TRUE(array_equal(array({1, 2}), array({1.0f, 2.0f})).item<bool>());
   EXPECT_FALSE(array_equal(array({1, 2}), array({1, 3})).item<bool>());
   EXPECT_FALSE(array_equal(array({1, 2}), array({1, 2, 3})).item<bool>());
   EXPECT_FALSE(array_equal(a, a).item<bool>());
   EXPECT_TRUE(array_equal(a, a, true).item<bool>());
-  float i = float(inf);
-  array x({1.0f, 1.0f, i, i, -i, 1.0f, float(nan)}), y({1.000001f, 1.1f, i, 1.0f, i, i, float(nan)});
+  float i = finf;
+  array x({1.0f, 1.0f, i, i, -i, 1.0f, fnan}), y({1.000001f, 1.1f, i, 1.0f, i, i, fnan});
   EXPECT_EQ(isclose(x, y).to_vector<int>(), (std::vector<int>{1, 0, 1, 0, 0, 0, 0}));
   EXPECT_EQ(isclose(x, y, 1e-5, 1e-8, true).to_vector<int>(), (std::vector<int>{1, 0, 1, 0, 0, 0, 1}));
   EXPECT_TRUE(allclose(array({1.0f, i}), array({1.0f, i})).item<bool>());
@@ -343,14 +343,14 @@ TEST(ArgReduce, ValuesInEveryDtypeAndLayout) {
 TEST(ArgReduce, TiesNaNAndAllAxes) {
   EXPECT_EQ(argmax(array({1.0f, 3.0f, 3.0f})).item<uint32_t>(), 1u);
   EXPECT_EQ(argmin(array({0.0f, -0.0f, 0.0f})).item<uint32_t>(), 0u);
-  array x({1.0f, float(nan), 7.0f, float(nan)});
+  array x({1.0f, fnan, 7.0f, fnan});
   EXPECT_EQ(argmax(x).item<uint32_t>(), 1u);
   EXPECT_EQ(argmin(x).item<uint32_t>(), 1u);
   array rows = broadcast_to(expand_dims(x, 1), {4, 3});
   EXPECT_EQ(argmax(rows, 0).to_vector<int>(), (std::vector<int>{1, 1, 1}));
   array late = concatenate({zeros({70000}), x, ones({70000})});
   EXPECT_EQ(argmax(late).item<uint32_t>(), 70001u);
-  EXPECT_EQ(argmax(array({-float(inf), -float(inf)})).item<uint32_t>(), 0u);
+  EXPECT_EQ(argmax(array({-finf, -finf})).item<uint32_t>(), 0u);
   array a({{1, 9}, {9, 2}});
   EXPECT_EQ(argmax(a).item<uint32_t>(), 1u);
   EXPECT_EQ(argmax(a, true).shape(), Shape({1, 1}));
