@@ -1,0 +1,20 @@
+// All of Lazuli.
+#pragma once
+
+#include "lazuli/array.h"
+#include "lazuli/compile.h"
+#include "lazuli/data.h"
+#include "lazuli/deterministic.h"
+#include "lazuli/device.h"
+#include "lazuli/dtype.h"
+#include "lazuli/indexing.h"
+#include "lazuli/io.h"
+#include "lazuli/memory.h"
+#include "lazuli/nn.h"
+#include "lazuli/ops.h"
+#include "lazuli/optimizers.h"
+#include "lazuli/profile.h"
+#include "lazuli/random.h"
+#include "lazuli/shape.h"
+#include "lazuli/transforms.h"
+#include "lazuli/version.h"
