@@ -19,8 +19,8 @@ constexpr size_t kSmall = 192;        // payloads up to this share a block with 
 constexpr size_t kHuge = 2u << 20;    // blocks from here on are aligned for huge pages
 constexpr size_t kHeader = 64;
 static_assert(sizeof(Buffer) <= kHeader);
-using SmallBlocks = FreeList<kHeader + kSmall>;
-using Headers = FreeList<kHeader>;
+using SmallBlocks = FreeList<kHeader + kSmall, 64>;
+using Headers = FreeList<kHeader, 16>;
 
 size_t physical_memory() {
   return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGE_SIZE));

@@ -11,9 +11,9 @@ namespace lazuli::detail {
 // A buffer of at least `bytes`, aligned to 64, uninitialised. Throws OutOfMemory.
 Buffer* allocate(size_t bytes);
 
-// Blocks of one size, kept per thread. Objects may be freed on another thread than
+// Blocks of one size and alignment, kept per thread. Objects may be freed on another thread than
 // the one that made them.
-template <size_t Size>
+template <size_t Size, size_t Align>
 class FreeList {
  public:
   static void* take() {
@@ -24,12 +24,12 @@ class FreeList {
       --l.count;
       return p;
     }
-    return ::operator new(Size, std::align_val_t{64});
+    return fresh();
   }
   static void give(void* p) {
     Local& l = local();
     if (l.count >= kMost || l.closed) {
-      ::operator delete(p, std::align_val_t{64});
+      drop(p);
       return;
     }
     *static_cast<void**>(p) = l.head;
@@ -38,7 +38,15 @@ class FreeList {
   }
 
  private:
-  static constexpr int kMost = 8192;
+  static constexpr int kMost = 1 << 16;
+  static void* fresh() {
+    if constexpr (Align <= 16) return ::operator new(Size);
+    else return ::operator new(Size, std::align_val_t{Align});
+  }
+  static void drop(void* p) {
+    if constexpr (Align <= 16) ::operator delete(p);
+    else ::operator delete(p, std::align_val_t{Align});
+  }
   struct Local {  // trivial, so that it can be used while the thread ends
     void* head;
     int count;
@@ -50,7 +58,7 @@ class FreeList {
       l.closed = true;
       while (l.head) {
         void* next = *static_cast<void**>(l.head);
-        ::operator delete(l.head, std::align_val_t{64});
+        drop(l.head);
         l.head = next;
       }
     }

@@ -38,7 +38,7 @@ bool Trace::alive(uint32_t id) { return id != 0 && trace_slots[id % kTraceSlots]
 namespace detail {
 namespace {
 
-using Nodes = FreeList<(sizeof(Node) + 63) / 64 * 64>;
+using Nodes = FreeList<sizeof(Node), 16>;
 
 Node* new_node(Shape shape, Dtype dtype) {
   auto* n = new (Nodes::take()) Node;
@@ -57,13 +57,14 @@ void free_node(Node* n) {
 
 void destroy(Node* n) {
   // Dropping the last handle of a chain drops the next node, and so on: a list, not a stack.
-  static thread_local std::vector<Node*>* pending = nullptr;
-  if (pending) {
-    pending->push_back(n);
+  static thread_local constinit Node* dead = nullptr;
+  static thread_local constinit bool busy = false;
+  if (busy) {
+    n->next_dead = dead;
+    dead = n;
     return;
   }
-  std::vector<Node*> list;
-  pending = &list;
+  busy = true;
   for (;;) {
     for (uint32_t i = 0; i < n->num_inputs; ++i) release(n->inputs[i]);
     if (n->inputs != n->few_inputs) delete[] n->inputs;
@@ -72,11 +73,11 @@ void destroy(Node* n) {
     if (Buffer* host = n->host.load()) release(host);
     delete n->results;
     free_node(n);
-    if (list.empty()) break;
-    n = list.back();
-    list.pop_back();
+    if (!dead) break;
+    n = dead;
+    dead = n->next_dead;
   }
-  pending = nullptr;
+  busy = false;
 }
 
 namespace {

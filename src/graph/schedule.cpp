@@ -2,19 +2,30 @@
 
 #include "core/engine.h"
 #include "core/trace.h"
-#include "lazuli/primitive.h"
 
 namespace lazuli {
 
 using detail::Node;
 using detail::Status;
+using Role = Primitive::Role;
 
 namespace {
 
 constexpr int32_t kNone = -1, kSeveral = -2;
 
+// The number of a shape. Few shapes occur in a graph, and the last one mostly again.
+int32_t number_of(const Shape& shape, std::vector<Shape>& shapes) {
+  constexpr size_t kMostCompared = 64;  // beyond, equal shapes may get two numbers and fuse less
+  size_t n = shapes.size();
+  for (size_t i = n; i-- > 0 && n - i <= kMostCompared;)
+    if (shapes[i] == shape) return static_cast<int32_t>(i);
+  shapes.push_back(shape);
+  return static_cast<int32_t>(n);
+}
+
 // Post-order walk from `outputs` through nodes that have no value yet.
 void walk(const std::vector<Node*>& outputs, uint32_t epoch, Tape& tape) {
+  auto& entries = tape.entries;
   auto enter = [&](Node* n) {
     if (n->epoch == epoch) return;
     if (n->status.load(std::memory_order_acquire) == Status::available) {
@@ -25,23 +36,36 @@ void walk(const std::vector<Node*>& outputs, uint32_t epoch, Tape& tape) {
     n->epoch = epoch;
     tape.stack.push_back({n, 0});
   };
+  auto leave = [&](Node* n) {
+    n->mark = static_cast<int32_t>(entries.size());
+    Tape::Entry e{};
+    e.node = n;
+    e.role = n->primitive->role();
+    e.refs = n->refs.load(std::memory_order_relaxed);
+    e.shape = number_of(e.role == Role::reduce ? n->inputs[0]->shape : n->shape, tape.shapes);
+    e.few = n->num_inputs <= Tape::kMostInputs;
+    for (uint32_t k = 0; k < n->num_inputs; ++k) {
+      Node* in = n->inputs[k];
+      int32_t mark = in->epoch == epoch ? in->mark : -1;
+      if (e.few) e.inputs[k] = mark;
+      if (mark >= 0) ++entries[static_cast<size_t>(mark)].readers;
+    }
+    for (uint32_t k = n->num_inputs; k < Tape::kMostInputs; ++k) e.inputs[k] = -1;
+    entries.push_back(e);
+  };
   for (Node* out : outputs) {
     enter(out);
     while (!tape.stack.empty()) {
       auto& top = tape.stack.back();
-      if (top.next_input < top.node->num_inputs) {
-        enter(top.node->inputs[top.next_input++]);
+      Node* n = top.node;
+      if (top.next_input < n->num_inputs) {
+        enter(n->inputs[top.next_input++]);
         continue;
       }
-      top.node->mark = static_cast<int32_t>(tape.entries.size());
-      tape.entries.push_back({top.node});
       tape.stack.pop_back();
+      leave(n);
     }
   }
-}
-
-bool same_space(const Node* member, const Node* root) {
-  return member->shape == (root->primitive->role() == Primitive::Role::reduce ? root->inputs[0]->shape : root->shape);
 }
 
 }  // namespace
@@ -49,43 +73,37 @@ bool same_space(const Node* member, const Node* root) {
 void schedule(const std::vector<Node*>& outputs, uint32_t epoch, const ScheduleOptions& options, Tape& tape) {
   tape.entries.clear();
   tape.stack.clear();
+  tape.shapes.clear();
   walk(outputs, epoch, tape);
   auto& entries = tape.entries;
-  int32_t n = static_cast<int32_t>(entries.size());
-
-  for (auto& e : entries)
-    for (uint32_t i = 0; i < e.node->num_inputs; ++i)
-      if (Node* in = e.node->inputs[i]; in->epoch == epoch) ++entries[static_cast<size_t>(in->mark)].readers;
-  for (auto& e : entries)
-    e.needed = e.node->refs.load(std::memory_order_relaxed) > static_cast<uint32_t>(e.readers);
+  for (auto& e : entries) e.needed = e.refs > static_cast<uint32_t>(e.readers);
   for (Node* out : outputs)
     if (out->epoch == epoch) entries[static_cast<size_t>(out->mark)].needed = true;
 
-  tape.reader_group.assign(static_cast<size_t>(n), kNone);
-  tape.group_size.assign(static_cast<size_t>(n), 0);
-  tape.group_first.assign(static_cast<size_t>(n), -1);
-  for (int32_t i = n - 1; i >= 0; --i) {
+  // From the outputs back: all readers of a node have their groups when it is looked at.
+  for (int32_t i = static_cast<int32_t>(entries.size()) - 1; i >= 0; --i) {
     auto& e = entries[static_cast<size_t>(i)];
-    Node* node = e.node;
-    auto role = node->primitive->role();
-    int32_t joined = tape.reader_group[static_cast<size_t>(i)];
     bool join = false;
-    if (options.fuse && role == Primitive::Role::elementwise && joined >= 0) {
-      Node* root = entries[static_cast<size_t>(joined)].node;
-      auto root_role = root->primitive->role();
-      join = (root_role == Primitive::Role::elementwise || (root_role == Primitive::Role::reduce && !e.needed)) &&
-             tape.group_size[static_cast<size_t>(joined)] < kMaxInstructions && same_space(node, root) &&
-             node->stream.device == root->stream.device;
+    if (options.fuse && e.role == Role::elementwise && e.reader_group >= 0) {
+      auto& root = entries[static_cast<size_t>(e.reader_group)];
+      join = (root.role == Role::elementwise || (root.role == Role::reduce && !e.needed)) &&
+             root.size < kMaxInstructions && e.shape == root.shape;
     }
-    e.group = join ? joined : i;
-    e.next = tape.group_first[static_cast<size_t>(e.group)];
-    tape.group_first[static_cast<size_t>(e.group)] = i;
-    ++tape.group_size[static_cast<size_t>(e.group)];
-    for (uint32_t k = 0; k < node->num_inputs; ++k)
-      if (Node* in = node->inputs[k]; in->epoch == epoch) {
-        int32_t& g = tape.reader_group[static_cast<size_t>(in->mark)];
-        g = g == kNone || g == e.group ? e.group : kSeveral;
-      }
+    e.group = join ? e.reader_group : i;
+    auto& root = entries[static_cast<size_t>(e.group)];
+    e.next = root.first;
+    root.first = i;
+    ++root.size;
+    auto read = [&](int32_t mark) {
+      if (mark < 0) return;
+      int32_t& g = entries[static_cast<size_t>(mark)].reader_group;
+      g = g == kNone || g == e.group ? e.group : kSeveral;
+    };
+    if (e.few)
+      for (int32_t mark : e.inputs) read(mark);
+    else
+      for (uint32_t k = 0; k < e.node->num_inputs; ++k)
+        if (Node* in = e.node->inputs[k]; in->epoch == epoch) read(in->mark);
   }
 }
 

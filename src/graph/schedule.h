@@ -4,12 +4,16 @@
 // which each comes after its inputs, with a group for each: elementwise nodes of one shape
 // whose only readers are in one group join that group (one fused Program); a reduction
 // takes the elementwise nodes that only it reads. Nothing here recurses.
+//
+// Graphs can be larger than the caches, so each pass over nodes counts: the walk copies what
+// grouping needs into the tape, and nodes are touched again only to be computed.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "lazuli/detail/node.h"
+#include "lazuli/primitive.h"
 
 namespace lazuli {
 
@@ -18,12 +22,21 @@ struct ScheduleOptions {
 };
 
 struct Tape {
+  static constexpr int32_t kMostInputs = 3;  // kept here; longer lists are read from the node
   struct Entry {
     detail::Node* node;
-    int32_t readers = 0;      // input slots of this tape that read it
-    int32_t group = -1;       // index of the group's root in the tape
-    int32_t next = -1;        // next member of the group, in tape order
-    bool needed = false;      // somebody outside this evaluation holds it
+    int32_t inputs[kMostInputs];  // indices in the tape, -1 for values that exist
+    int32_t readers = 0;          // input slots of this tape that read it
+    int32_t group = -1;           // index of the group's root in the tape
+    int32_t next = -1;            // next member of the group, in tape order
+    int32_t first = -1;           // of a root: first member of its group
+    int32_t size = 0;             // of a root: members
+    int32_t reader_group = -1;    // group of all readers so far, or kSeveral
+    int32_t shape;                // number of its shape in `shapes`
+    uint32_t refs;
+    Primitive::Role role;
+    bool few;                     // `inputs` is complete
+    bool needed = false;          // somebody outside this evaluation holds it
   };
   std::vector<Entry> entries;
 
@@ -33,17 +46,13 @@ struct Tape {
     uint32_t next_input;
   };
   std::vector<Visit> stack;
-  std::vector<int32_t> reader_group;  // group of all readers, or kNone / kSeveral
-  std::vector<int32_t> group_size, group_first;
-
-  bool contains(const detail::Node* n, uint32_t epoch) const { return n->epoch == epoch; }
+  std::vector<Shape> shapes;      // distinct shapes
 };
 
 // REQUIRES: the engine's lock. `epoch` identifies this walk in Node::epoch.
 void schedule(const std::vector<detail::Node*>& outputs, uint32_t epoch, const ScheduleOptions& options, Tape& tape);
 
-// Limits of a fused Program.
+// Longest fused Program.
 inline constexpr int kMaxInstructions = 64;
-inline constexpr int kMaxInputs = 24;
 
 }  // namespace lazuli

@@ -41,7 +41,7 @@ Traced run_traced(const VectorFn& fun, const std::vector<array>& primals, const 
     t.inputs.push_back(args[static_cast<size_t>(i)]);
   }
   t.outputs = fun(args);
-  t.graph = subgraph(t.inputs, t.outputs, carries_derivative);
+  t.graph = subgraph(t.inputs, t.outputs, Along::inexact);
   return t;
 }
 

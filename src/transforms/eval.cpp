@@ -101,9 +101,7 @@ class Evaluation {
  public:
   void run(const std::vector<Node*>& outputs, const ScheduleOptions& options, EvalHooks* hooks) {
     hooks_ = hooks;
-    static uint32_t epochs = 0;  // REQUIRES: the engine's lock
-    if (++epochs == 0) ++epochs;
-    epoch_ = epochs;
+    epoch_ = detail::next_epoch();
     schedule(outputs, epoch_, options, tape_);
     auto& entries = tape_.entries;
     for (int32_t i = 0; i < static_cast<int32_t>(entries.size()); ++i) {
@@ -135,7 +133,7 @@ class Evaluation {
     Backend& b = backend(root->stream.device);
     if (hooks_) {
       std::vector<const Node*> members;
-      for (int32_t i = tape_.group_first[static_cast<size_t>(group)]; i >= 0;
+      for (int32_t i = tape_.entries[static_cast<size_t>(group)].first; i >= 0;
            i = tape_.entries[static_cast<size_t>(i)].next)
         members.push_back(tape_.entries[static_cast<size_t>(i)].node);
       hooks_->begin(members);
@@ -176,8 +174,9 @@ class Evaluation {
     program_.outputs.clear();
     leaves_.clear();
     members_.clear();
+    ++programs_;
     retained_ = false;
-    for (int32_t i = tape_.group_first[static_cast<size_t>(group)]; i >= 0;
+    for (int32_t i = tape_.entries[static_cast<size_t>(group)].first; i >= 0;
          i = tape_.entries[static_cast<size_t>(i)].next) {
       Node* n = tape_.entries[static_cast<size_t>(i)].node;
       retained_ |= n->trace && Trace::alive(n->trace);
@@ -194,15 +193,27 @@ class Evaluation {
       ins.result = lane_of(n->dtype);
       // The lane of the operands; of select, that of the values it chooses from.
       ins.lane = lane_of(n->inputs[n->num_inputs - 1]->dtype);
-      uint16_t value = static_cast<uint16_t>(kFirst + program_.code.size());
-      for (size_t k = 0; k < program_.code.size(); ++k) {  // common subexpression
-        const Instruction& o = program_.code[k];
-        if (o.op == ins.op && o.dtype == ins.dtype && o.arity == ins.arity && std::equal(o.args, o.args + o.arity, ins.args))
-          value = static_cast<uint16_t>(kFirst + k);
-      }
-      if (value == kFirst + program_.code.size()) program_.code.push_back(ins);
-      set_value(i, value);
+      set_value(i, number(ins));
       members_.push_back(n);
+    }
+  }
+  // Appends an instruction unless the same one is there already.
+  uint16_t number(const Instruction& ins) {
+    uint32_t h = ins.op * 0x9e3779b1u + static_cast<uint32_t>(ins.dtype.val());
+    for (int k = 0; k < ins.arity; ++k) h = (h ^ ins.args[k]) * 0x85ebca6bu;
+    auto same = [&](const Instruction& o) {
+      return o.op == ins.op && o.dtype == ins.dtype && o.arity == ins.arity &&
+             std::equal(o.args, o.args + o.arity, ins.args);
+    };
+    for (uint32_t at = h >> 24;; at = (at + 1) % kTable) {
+      Known& known = known_[at];
+      if (known.program != programs_) {
+        known = {programs_, static_cast<uint16_t>(program_.code.size())};
+        program_.code.push_back(ins);
+      } else if (!same(program_.code[known.instruction])) {
+        continue;
+      }
+      return static_cast<uint16_t>(kFirst + known.instruction);
     }
   }
   void set_value(int32_t index, uint16_t value) {
@@ -394,7 +405,7 @@ class Evaluation {
     };
     // Members with a value first need their handles looked at before the root drops theirs.
     keep_.clear();
-    for (int32_t i = tape_.group_first[static_cast<size_t>(group)]; i >= 0;
+    for (int32_t i = tape_.entries[static_cast<size_t>(group)].first; i >= 0;
          i = tape_.entries[static_cast<size_t>(i)].next) {
       Node* n = tape_.entries[static_cast<size_t>(i)].node;
       if (n != root && tape_.entries[static_cast<size_t>(i)].needed) {
@@ -432,6 +443,15 @@ class Evaluation {
   std::vector<uint16_t> value_of_;  // by tape index minus base_
   int32_t base_ = 0;
   bool retained_ = false;
+  // Hash table of the instructions of the current Program.
+  static constexpr uint32_t kTable = 256;
+  static_assert(kTable > 2 * kMaxInstructions);
+  struct Known {
+    uint64_t program = 0;
+    uint16_t instruction = 0;
+  };
+  Known known_[kTable];
+  uint64_t programs_ = 0;
   std::vector<Operand> in_, out_;
   std::vector<Made> made_;
 };
@@ -543,6 +563,12 @@ void synchronize() { background().wait(); }
 void synchronize(Stream) { background().wait(); }
 
 namespace detail {
+std::unique_lock<std::mutex> lock_engine() { return std::unique_lock(engine_mutex); }
+uint32_t next_epoch() {
+  static uint32_t epochs = 0;
+  if (++epochs == 0) ++epochs;
+  return epochs;
+}
 Buffer* contiguous_copy(const Node* n) { return copy_contiguous(backend(n->stream.device), operand_of(n)); }
 }  // namespace detail
 

@@ -1,8 +1,8 @@
 #include "transforms/walk.h"
 
 #include <mutex>
-#include <unordered_map>
 
+#include "core/engine.h"
 #include "core/pick.h"
 #include "core/trace.h"
 #include "lazuli/primitive.h"
@@ -53,71 +53,51 @@ array handle(Node* n) {
 
 }  // namespace
 
-Subgraph subgraph(const std::vector<array>& inputs, const std::vector<array>& outputs,
-                  const std::function<bool(const array&)>& along) {
+Subgraph subgraph(const std::vector<array>& inputs, const std::vector<array>& outputs, Along along) {
   Subgraph g;
-  std::vector<int32_t> operand_entries;
   struct Visit {
     Node* node;
     uint32_t next;
   };
   std::vector<Visit> stack;
-  // Node -> index into `order`, or kPending while its inputs are being visited.
-  std::unordered_map<Node*, int32_t> index;
-  struct Ordered {
-    Node* node;
-    int32_t argument;
-    bool depends;
-  };
-  std::vector<Ordered> order;
-  for (size_t i = 0; i < inputs.size(); ++i)
-    if (index.emplace(inputs[i].node(), static_cast<int32_t>(order.size())).second)
-      order.push_back({inputs[i].node(), static_cast<int32_t>(i), true});
+  auto lock = detail::lock_engine();
+  const uint32_t epoch = detail::next_epoch();
+  constexpr int32_t kIndependent = -1;
+  // Node::mark is the index of the entry, or kIndependent.
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    Node* n = inputs[i].node();
+    if (n->epoch == epoch) continue;
+    n->epoch = epoch;
+    n->mark = static_cast<int32_t>(g.entries.size());
+    g.entries.push_back({inputs[i], 0, 0, static_cast<int32_t>(i)});
+  }
   auto enter = [&](Node* n) {
     // Only traced nodes can depend on the inputs, which are traced themselves.
-    if (!n->trace || index.contains(n)) return;
-    index.emplace(n, -1);
+    if (!n->trace || n->epoch == epoch) return;
+    n->epoch = epoch;
+    n->mark = kIndependent;
     stack.push_back({n, 0});
   };
+  auto entry_of = [&](Node* n) { return n->epoch == epoch ? n->mark : kIndependent; };
   for (auto& out : outputs) {
     enter(out.node());
     while (!stack.empty()) {
       auto& top = stack.back();
-      if (top.next < top.node->num_inputs) {
-        enter(top.node->inputs[top.next++]);
+      Node* n = top.node;
+      if (top.next < n->num_inputs) {
+        enter(n->inputs[top.next++]);
         continue;
       }
-      Node* n = top.node;
       stack.pop_back();
       bool depends = false;
-      for (uint32_t k = 0; k < n->num_inputs && !depends; ++k) {
-        auto it = index.find(n->inputs[k]);
-        depends = it != index.end() && it->second >= 0 && order[static_cast<size_t>(it->second)].depends;
-      }
-      if (depends && along && !n->is_tuple) depends = along(handle(n));
-      index[n] = static_cast<int32_t>(order.size());
-      order.push_back({n, -1, depends});
+      for (uint32_t k = 0; k < n->num_inputs; ++k) depends |= entry_of(n->inputs[k]) >= 0;
+      if (!depends) continue;
+      if (along == Along::inexact && !n->is_tuple && !issubdtype(n->dtype, inexact)) continue;
+      n->mark = static_cast<int32_t>(g.entries.size());
+      g.entries.push_back({handle(n), static_cast<uint32_t>(g.inputs.size()), n->num_inputs, -1});
+      for (uint32_t k = 0; k < n->num_inputs; ++k) g.inputs.push_back(entry_of(n->inputs[k]));
     }
   }
-  // Keep the dependent nodes only.
-  std::vector<int32_t> kept(order.size(), -1);
-  for (size_t i = 0; i < order.size(); ++i) {
-    if (!order[i].depends) continue;
-    kept[i] = static_cast<int32_t>(g.entries.size());
-    g.entries.push_back({handle(order[i].node), 0, 0, order[i].argument});
-  }
-  auto entry_of = [&](Node* n) -> int32_t {
-    auto it = index.find(n);
-    return it == index.end() || it->second < 0 ? -1 : kept[static_cast<size_t>(it->second)];
-  };
-  for (auto& e : g.entries) {
-    e.first_input = static_cast<uint32_t>(operand_entries.size());
-    if (e.argument >= 0) continue;
-    Node* n = e.node.node();
-    e.num_inputs = n->num_inputs;
-    for (uint32_t k = 0; k < n->num_inputs; ++k) operand_entries.push_back(entry_of(n->inputs[k]));
-  }
-  g.inputs = std::move(operand_entries);
   for (auto& out : outputs) g.outputs.push_back(entry_of(out.node()));
   return g;
 }

@@ -1,7 +1,6 @@
 // Walks of a traced graph, shared by the transforms.
 #pragma once
 
-#include <functional>
 #include <vector>
 
 #include "lazuli/array.h"
@@ -16,13 +15,14 @@ struct Subgraph {
     int32_t argument;            // index of the input this is, or -1
   };
   std::vector<Entry> entries;        // inputs of an entry stand before it
-  std::vector<int32_t> inputs;       // index of each input's entry, or -1 where it does not depend
+  std::vector<int32_t> inputs;       // of all entries, one after another: the index of an input's entry,
+                                     // or -1 where it does not depend
   std::vector<int32_t> outputs;      // index of each output's entry, or -1
 };
 
-// `along` tells through which nodes dependence passes (default: all).
-Subgraph subgraph(const std::vector<array>& inputs, const std::vector<array>& outputs,
-                  const std::function<bool(const array&)>& along = nullptr);
+// Through which values dependence passes: derivatives only exist along floating and complex ones.
+enum class Along : uint8_t { all, inexact };
+Subgraph subgraph(const std::vector<array>& inputs, const std::vector<array>& outputs, Along along = Along::all);
 
 // A fresh node that stands for `a` inside a trace: same value, and traced by `trace`.
 array traced_argument(const array& a, uint32_t trace);

@@ -59,6 +59,7 @@ struct Node {
   Buffer* buffer = nullptr;     // owned reference
   std::atomic<Buffer*> host{nullptr};  // row-contiguous copy for data<T>() of a strided array
   struct Results* results = nullptr;   // of a tuple node
+  Node* next_dead = nullptr;           // list of nodes whose last handle is gone
   std::source_location where;
   Stream stream{0, Device::cpu};
 };
