@@ -44,9 +44,10 @@ array arange(double start, double stop, double step, Dtype dtype, StreamOrDevice
   if (std::isnan(start) || std::isnan(stop) || std::isnan(step) || std::isinf(start))
     fail("arange", "the bounds must be finite: " + range);
   double length = std::ceil((stop - start) / step);
+  if (std::isinf(step)) length = step > 0 ? stop > start : stop < start;
   if (length > 0 && !(length < 9.2e18)) fail("arange", "the range is endless: " + range);
   int64_t count = length > 0 ? static_cast<int64_t>(length) : 0;
-  // An infinite step leaves one element at most; 0 * infinity would make it NaN.
+  // 0 * infinity would be NaN.
   if (count <= 1) step = 1;
   return array::make(Shape{count}, dtype, make_primitive<Arange>(count, start, step), {}, s);
 }

@@ -272,7 +272,7 @@ Arrays1 NumberOfElements::jvp(const Arrays1&, const Arrays1&, const std::vector<
 Batched NumberOfElements::vmap(const Arrays1& inputs, const std::vector<int>& axes_in) const {
   // Every element of the batch has the same number: one, not batched.
   array one = squeeze(rows(inputs[0], axes_in[0], 0, 1, {}), axes_in[0]);
-  return {{number_of_elements(one, axes, inverted)}, {-1}};
+  return {{number_of_elements(one, axes, inverted, dtype)}, {-1}};
 }
 std::optional<std::vector<Shape>> NumberOfElements::output_shapes(const Arrays1&) const {
   return std::vector{Shape{}};

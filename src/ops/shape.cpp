@@ -365,7 +365,8 @@ array copy(array a, StreamOrDevice s) {
 array number_of_elements(const array& a, std::vector<int> axes, bool inverted, Dtype dtype,
                          StreamOrDevice s) {
   for (int& axis : axes) axis = normalize_axis(axis, a.ndim(), "number_of_elements");
-  return array::make(Shape{}, dtype, make_primitive<NumberOfElements>(std::move(axes), inverted), {a}, s);
+  return array::make(Shape{}, dtype, make_primitive<NumberOfElements>(std::move(axes), inverted, dtype), {a},
+                     s);
 }
 
 std::vector<array> depends(const std::vector<array>& inputs, const std::vector<array>& dependencies) {

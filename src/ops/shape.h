@@ -194,12 +194,14 @@ class Pad : public detail::Parameters<Primitive, Pad> {
 
 class NumberOfElements : public detail::Parameters<Primitive, NumberOfElements> {
  public:
-  NumberOfElements(std::vector<int> axes, bool inverted) : axes(std::move(axes)), inverted(inverted) {}
-  auto params() const { return std::tie(axes, inverted); }
-  static constexpr const char* param_names[] = {"axes", "inverted"};
+  NumberOfElements(std::vector<int> axes, bool inverted, Dtype dtype)
+      : axes(std::move(axes)), inverted(inverted), dtype(dtype) {}
+  auto params() const { return std::tie(axes, inverted, dtype); }
+  static constexpr const char* param_names[] = {"axes", "inverted", "dtype"};
   LAZULI_RULES
   const std::vector<int> axes;
   const bool inverted;
+  const Dtype dtype;
 };
 
 // ---- shape rules ----
