@@ -56,7 +56,7 @@ namespace {
 array checked_key(const char* op, const std::optional<array>& key) {
   array k = key ? *key : KeySequence::default_().next();
   if (k.dtype() != uint32 || k.shape() != Shape{2})
-    fail(op, "a key is a uint32 array of shape (2), found " + std::string(dtype_name(k.dtype())) +
+    fail(op, "a key is a uint32 array of shape (2,), found " + std::string(dtype_name(k.dtype())) +
                  " of shape " + to_string(k.shape()));
   return k;
 }
