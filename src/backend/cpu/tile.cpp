@@ -29,6 +29,7 @@ struct Input {
 struct Step {
   TileFn run;
   TileFn round;      // after it, for halves
+  bool store_rounds; // nothing but a store of the same half type reads it
   uint8_t arity;
   uint16_t args[3];
   uint16_t result;   // value
@@ -198,8 +199,8 @@ TileRunner::TileRunner(const Program& program, const Shape& space, std::span<con
       step.run = kernel.run;
       takes_repeated = kernel.takes_repeated;
     }
-    bool only_stored = outside[value] && !read_inside[value];
-    if (is_half(ins.dtype) && !only_stored) step.round = round_kernel(ins.dtype);
+    if (is_half(ins.dtype)) step.round = round_kernel(ins.dtype);
+    step.store_rounds = outside[value] && !read_inside[value];
     if (!takes_repeated)
       for (int a = 0; a < ins.arity; ++a)
         if (ins.args[a] < num_inputs) m.inputs[ins.args[a]].filled = true;
@@ -358,7 +359,7 @@ void TileRunner::run(Context& c, int64_t begin, int64_t n, void* const* outs) co
     for (int a = 0; a < s.arity; ++a) args[a] = c.values[s.args[a]];
     void* to = s.to_output >= 0 && outs ? outs[s.to_output] : const_cast<void*>(c.values[s.result].p);
     s.run(to, args, n);
-    if (s.round) {
+    if (s.round && !(outs && s.store_rounds)) {
       Arg arg{to, 1};
       s.round(to, &arg, n);
     }
