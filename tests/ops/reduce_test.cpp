@@ -105,13 +105,12 @@ TEST(Reduce, LongAndWideExtents) {
       {{300, 10, 40}, {0, 2}}, {{5, 700, 300}, {1}}, {{3, 20, 5000}, {1}}, {{6000, 33}, {1}},
       {{20000, 2}, {1}},     {{2, 40, 3, 30}, {1, 3}}, {{2, 6000}, {0}},   {{64, 65, 66}, {0, 1, 2}}};
   for (auto& [shape, axes] : cases)
-    for (Dtype dtype : {float32, float16, float64, int32, uint8}) {
+    for (Dtype dtype : {float32, float16, float64, int32}) {
       array a = astype(random_array(shape, float32, 4, -3, 3), dtype);
       for (const Case& c : {kCases[0], kCases[2], kCases[3], kCases[9]}) {
         array r = c.op(a, axes, false, {});
         std::string what = std::string(c.name) + " of " + to_string(shape) + " " + std::string(dtype_name(dtype));
         std::vector<double> expected = reference(c, a, axes), got = values(r);
-        if (dtype == uint8) continue;  // casts of negative numbers differ; the dtype is tested for bits below
         for (size_t i = 0; i < got.size(); ++i) {
           double error = dtype == float16 ? 1e-3 : dtype == float32 ? 1e-6 : 1e-13;
           ASSERT_NEAR(got[i], expected[i], c.inexact ? error * (40 + std::abs(expected[i])) : 0) << what;
