@@ -104,17 +104,19 @@ array count_of(const array& a, const std::vector<int>& axes, Dtype dtype, const 
   return array(n, dtype);
 }
 
+// The mean in the precise type.
 array mean_of(const array& a, const std::vector<int>& axes, const StreamOrDevice& s) {
-  return divide(reduce(Reduce::sum, a, axes, true, s), count_of(a, axes, a.dtype(), s), s);
+  Dtype t = precise_type(a.dtype());
+  return divide(reduce(Reduce::sum, astype(a, t, s), axes, true, s), count_of(a, axes, t, s), s);
 }
 
 array variance(const char* op, const array& a, const std::vector<int>& axes, bool keepdims, int ddof,
                const StreamOrDevice& s) {
   std::vector<int> sorted = normalize_axes(axes, a.ndim(), op);
   array x = astype(a, precise_type(a.dtype()), s);
-  array d = subtract(x, mean_of(x, sorted, s), s);
+  array d = subtract(x, mean_of(a, sorted, s), s);
   array d2 = x.dtype() == complex64 ? add(square(real(d, s), s), square(imag(d, s), s), s) : square(d, s);
-  array n = count_of(x, sorted, d2.dtype(), s);
+  array n = count_of(a, sorted, d2.dtype(), s);
   if (ddof != 0) n = maximum(subtract(n, ddof, s), 0, s);
   return divide(reduce(Reduce::sum, d2, sorted, keepdims, s), n, s);
 }
@@ -165,7 +167,7 @@ std::tuple<array, array> minmax(const array& a, const std::vector<int>& axes, bo
 
 array mean(const array& a, const std::vector<int>& axes, bool keepdims, StreamOrDevice s) {
   std::vector<int> sorted = normalize_axes(axes, a.ndim(), "mean");
-  array m = astype(mean_of(astype(a, precise_type(a.dtype()), s), sorted, s), inexact_type(a.dtype()), s);
+  array m = astype(mean_of(a, sorted, s), inexact_type(a.dtype()), s);
   return keepdims ? m : squeeze(m, sorted, s);
 }
 

@@ -69,7 +69,9 @@ int64_t place_of(T value, const T* x, int64_t n) {
     const bool nan = value != value;
     for (; i + lanes <= n; i += lanes) {
       const auto y = hn::LoadU(d, x + i);
-      intptr_t found = hn::FindFirstTrue(d, nan ? hn::Ne(y, y) : hn::Eq(y, v));
+      auto here = hn::Eq(y, v);
+      if constexpr (std::is_floating_point_v<T>) here = nan ? hn::IsNaN(y) : here;
+      const intptr_t found = hn::FindFirstTrue(d, here);
       if (found >= 0) return i + found;
     }
     while (i + 1 < n && !(nan ? x[i] != x[i] : x[i] == value)) ++i;

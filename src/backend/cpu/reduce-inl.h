@@ -73,7 +73,7 @@ struct Extreme {
   static V fold(D, V a, V x) {
     if constexpr (hwy::IsFloat<hn::TFromD<D>>()) {
       auto wins = kSign > 0 ? hn::Gt(x, a) : hn::Lt(x, a);
-      return hn::IfThenElse(hn::Or(wins, hn::Ne(x, x)), x, a);
+      return hn::IfThenElse(hn::Or(wins, hn::IsNaN(x)), x, a);
     } else {
       return kSign > 0 ? hn::Max(a, x) : hn::Min(a, x);
     }

@@ -173,8 +173,8 @@ class Reader {
 };
 
 constexpr int64_t kGrain = 1 << 15;        // elements that are worth a thread
-constexpr int64_t kRowBlock = 4096;        // elements folded into one set of row accumulators
-constexpr int64_t kColumnBlock = 128;      // elements folded into one column accumulator
+constexpr int64_t kRowBlock = 1024;        // elements folded into one set of row accumulators
+constexpr int64_t kColumnBlock = 64;       // elements folded into one column accumulator
 constexpr int64_t kColumnBytes = 1 << 14;  // accumulators of a column tile: a part of L1
 
 // partials[outer][blocks][inner] -> out[outer][inner], folding the blocks in halves.

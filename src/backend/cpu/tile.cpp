@@ -65,6 +65,7 @@ struct TileRunner::Impl {
   std::vector<int> slot_of;       // of instruction results
   size_t values = 0;
   uint16_t first_output = 0;
+  TileFn round_first = nullptr;   // of a half that run() leaves to the store to round
   int slots = 0;
   int64_t slot_bytes = 0;
   int64_t size = 1, tile = 0;
@@ -245,7 +246,12 @@ TileRunner::TileRunner(const Program& program, const Shape& space, std::span<con
   }
   if (!program.outputs.empty()) {
     m.first_output = program.outputs[0].value;
-    if (m.first_output < num_inputs) m.inputs[m.first_output].filled = true;
+    if (m.first_output < num_inputs) {
+      m.inputs[m.first_output].filled = true;
+    } else if (size_t last = m.first_output - num_inputs; !m.steps[last].round) {
+      Dtype dtype = program.code[last].dtype;
+      if (is_half(dtype)) m.round_first = round_kernel(dtype);
+    }
   }
 
   int64_t lanes = std::clamp(kBudget / (std::max(m.slots, 2) * int64_t{widest}), kLeastLanes, kMostLanes);
@@ -373,7 +379,9 @@ void TileRunner::run(Context& c, int64_t begin, int64_t n, void* const* outs) co
 
 const void* TileRunner::values(Context& c, int64_t begin, int64_t n) const {
   run(c, begin, n, nullptr);
-  return c.values[impl_->first_output].p;
+  const Arg& value = c.values[impl_->first_output];
+  if (impl_->round_first) impl_->round_first(const_cast<void*>(value.p), &value, n);
+  return value.p;
 }
 
 }  // namespace lazuli::cpu
