@@ -27,8 +27,10 @@ array nested(const json& list) {
     if (level->empty()) break;
   }
   std::function<void(const json&)> read = [&](const json& x) {
-    if (x.is_array()) std::for_each(x.begin(), x.end(), read);
-    else flat.push_back(x.get<int64_t>());
+    if (x.is_array())
+      std::for_each(x.begin(), x.end(), read);
+    else
+      flat.push_back(x.get<int64_t>());
   };
   read(list);
   return array(flat, shape);
@@ -65,7 +67,9 @@ TEST(Indexing, AgreesWithNumPy) {
       ASSERT_EQ(read.shape(), Shape(c["result_shape"].get<std::vector<int64_t>>()));
       EXPECT_EQ(read.to_vector<int64_t>(), c["read"].get<std::vector<int64_t>>());
       array values = reshape(arange(1, static_cast<int64_t>(read.size()) + 1, int64), read.shape());
-      for (auto [name, how] : {std::pair{"set", Write::set}, {"add", Write::add}, {"multiply", Write::multiply},
+      for (auto [name, how] : {std::pair{"set", Write::set},
+                               {"add", Write::add},
+                               {"multiply", Write::multiply},
                                {"minimum", Write::minimum}}) {
         SCOPED_TRACE(name);
         EXPECT_EQ(index_update(a, subscripts, values, how).to_vector<int64_t>(),
@@ -200,7 +204,10 @@ TEST(Indexing, Errors) {
   EXPECT_EQ(range_error([&] { a(INT64_MIN); }),
             "[index] index -9223372036854775808 is out of range for axis 0 with extent 2");
   EXPECT_EQ(range_error([&] { a.at(2) = 1; }), "[index] index 2 is out of range for axis 0 with extent 2");
-  EXPECT_THAT(range_error([&] { a(_, {0, 3}).eval(); }), HasSubstr("index 3 is out of range for axis 1 with extent 3"));
+  EXPECT_THAT(range_error([&] {
+                a(_, {0, 3}).eval();
+              }),
+              HasSubstr("index 3 is out of range for axis 1 with extent 3"));
   EXPECT_THAT(range_error([&] { a.at({-3}).set(1).eval(); }),
               HasSubstr("index -3 is out of range for axis 0 with extent 2"));
   EXPECT_EQ(invalid([&] { a(0, 0, 0); }), "[index] found 3 subscripts for an array of shape (2, 3)");
@@ -212,8 +219,10 @@ TEST(Indexing, Errors) {
   EXPECT_THAT(invalid([&] { a.at(0, array({true, false, true})) = 1; }), HasSubstr("as the first subscript"));
   EXPECT_THAT(invalid([&] { a.at(array({true})) = 1; }), HasSubstr("does not fit the leading axes"));
   EXPECT_THAT(invalid([&] { a.at(array({true, false}), 0) = 1; }), HasSubstr("followed by whole axes only"));
-  EXPECT_THAT(invalid([&] { a.at(0) = array({1, 2}); }),
-              HasSubstr("values of shape (2) do not broadcast to the selected elements, (3)"));
+  EXPECT_THAT(invalid([&] {
+                a.at(0) = array({1, 2});
+              }),
+              HasSubstr("values of shape (2,) do not broadcast to the selected elements, (3,)"));
   EXPECT_THAT(invalid([&] { a.at(0) += 0.5; }), HasSubstr("int32 with values of float64"));
   EXPECT_THAT(invalid([&] { a.at(0) /= 2; }), HasSubstr("dividing elements of an array of int32"));
   EXPECT_THAT(invalid([&] { a(array({0, 1}), array({0, 1, 2})); }), HasSubstr("[index]"));

@@ -244,6 +244,11 @@ std::optional<std::vector<Shape>> Scatter::output_shapes(const Arrays1& inputs) 
 
 namespace detail {
 
+bool broadcasts_to(const Shape& from, const Shape& to) {
+  return from.size() <= to.size() && std::equal(from.begin(), from.end(), to.end() - from.size(),
+                                                [](int64_t n, int64_t m) { return n == m || n == 1; });
+}
+
 void check_index_dtype(const array& indices, const char* op) {
   if (!issubdtype(indices.dtype(), integer))
     throw std::invalid_argument("[" + std::string(op) +

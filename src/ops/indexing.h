@@ -105,6 +105,8 @@ class SliceUpdate : public detail::Parameters<Primitive, SliceUpdate> {
 
 namespace detail {
 
+bool broadcasts_to(const Shape& from, const Shape& to);
+
 // Throws std::invalid_argument unless `indices` has an integer dtype.
 void check_index_dtype(const array& indices, const char* op);
 

@@ -67,7 +67,7 @@ static array slice_update(const array& src, const array& update, Shape start, Sh
   }
   array values = update.dtype() == src.dtype() ? update : astype(update, src.dtype(), s);
   if (values.shape() != shape) {
-    if (broadcast_shapes(values.shape(), shape, op) != shape)
+    if (!detail::broadcasts_to(values.shape(), shape))
       fail("an update of shape " + to_string(update.shape()) + " does not broadcast to the slice, " +
            to_string(shape));
     values = broadcast_to(values, shape, s);
@@ -91,7 +91,7 @@ static array slice_accumulate(Binary f, const array& src, const array& update, c
                               const StreamOrDevice& s) {
   array values = update.dtype() == src.dtype() ? update : astype(update, src.dtype(), s);
   array old = slice(src, start, stop, strides, s);
-  if (broadcast_shapes(values.shape(), old.shape(), op) != old.shape())
+  if (!detail::broadcasts_to(values.shape(), old.shape()))
     throw std::invalid_argument("[" + std::string(op) + "] an update of shape " + to_string(update.shape()) +
                                 " does not broadcast to the slice, " + to_string(old.shape()));
   return slice_update(src, f(old, values, s), start, stop, strides, op, s);

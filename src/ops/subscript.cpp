@@ -153,7 +153,7 @@ array placed(const Selection& sel, const array& a, const array& values, const St
   array v = values.dtype() == a.dtype() ? values : astype(values, a.dtype(), s);
   while (v.ndim() > sel.result.size() && v.shape(0) == 1) v = squeeze(v, 0, s);
   if (v.shape() != sel.result) {
-    if (v.ndim() > sel.result.size() || broadcast_shapes(v.shape(), sel.result, "index_update") != sel.result)
+    if (!detail::broadcasts_to(v.shape(), sel.result))
       throw std::invalid_argument("[index_update] values of shape " + to_string(values.shape()) +
                                   " do not broadcast to the selected elements, " + to_string(sel.result));
     v = broadcast_to(v, sel.result, s);
@@ -227,7 +227,7 @@ array mask_update(const array& a, const array& mask, const array& values, Write 
   bool rowwise = v.ndim() == row.size() + 1;
   Shape expected = row;
   if (rowwise) expected.insert(expected.begin(), v.shape(0));
-  if (v.ndim() > expected.size() || broadcast_shapes(v.shape(), expected, "index_update") != expected)
+  if (!detail::broadcasts_to(v.shape(), expected))
     throw std::invalid_argument("[index_update] values of shape " + to_string(values.shape()) +
                                 " fit neither one true element, " + to_string(row) + ", nor rows of them");
   if (rowwise) {

@@ -21,7 +21,8 @@ using Doubles = std::vector<double>;
 
 Doubles values(const array& a) { return a.to_vector<double>(); }
 
-array random_array(const Shape& shape, Dtype dtype = float64, double low = -2, double high = 2, int seed = 1) {
+array random_array(const Shape& shape, Dtype dtype = float64, double low = -2, double high = 2,
+                   int seed = 1) {
   std::mt19937 rng(seed);
   std::uniform_real_distribution<double> dist(low, high);
   Doubles v(size_of(shape));
@@ -75,7 +76,8 @@ void each_element(const array& a, const std::vector<array>& indices, const std::
   for (int64_t i = 0; i < size_of(index_shape); ++i)
     for (int64_t j = 0; j < size_of(sizes); ++j) {
       Shape at = unravel(j, sizes);
-      for (size_t k = 0; k < axes.size(); ++k) at[axes[k]] += index[k][i] + (index[k][i] < 0 ? a.shape(axes[k]) : 0);
+      for (size_t k = 0; k < axes.size(); ++k)
+        at[axes[k]] += index[k][i] + (index[k][i] < 0 ? a.shape(axes[k]) : 0);
       f(ravel(at, a.shape()), n++);
     }
 }
@@ -94,7 +96,11 @@ Doubles reference_scatter(Op op, const array& a, const std::vector<array>& indic
   Shape sizes(updates.shape().end() - a.ndim(), updates.shape().end());
   each_element(a, indices, axes, sizes, [&](int64_t far, int64_t near) {
     double &x = out[far], y = u[near];
-    x = op == Op::none ? y : op == Op::add ? x + y : op == Op::prod ? x * y : op == Op::max ? std::max(x, y) : std::min(x, y);
+    x = op == Op::none   ? y
+        : op == Op::add  ? x + y
+        : op == Op::prod ? x * y
+        : op == Op::max  ? std::max(x, y)
+                         : std::min(x, y);
   });
   return out;
 }
@@ -166,8 +172,9 @@ void check_vmap(const VectorFn& f, const std::vector<array>& inputs, int64_t bat
         std::vector<array> parts;
         for (int64_t b = 0; b < batch; ++b) {
           // Other values, and for indices other places, in every batch.
-          array part = issubdtype(inputs[k].dtype(), integer) ? roll(inputs[k], static_cast<int>(b))
-                                                              : inputs[k] * (1.0 + 0.25 * static_cast<double>(b));
+          array part = issubdtype(inputs[k].dtype(), integer)
+                           ? roll(inputs[k], static_cast<int>(b))
+                           : inputs[k] * (1.0 + 0.25 * static_cast<double>(b));
           parts.push_back(part);
           single[b].push_back(part);
         }
@@ -179,7 +186,8 @@ void check_vmap(const VectorFn& f, const std::vector<array>& inputs, int64_t bat
         array expected = f(single[b])[0];
         array part = take(got, static_cast<int>(b), 0);
         ASSERT_EQ(part.shape(), expected.shape());
-        EXPECT_EQ(values(part), values(expected)) << "inputs " << choice << ", axis " << axis << ", batch " << b;
+        EXPECT_EQ(values(part), values(expected))
+            << "inputs " << choice << ", axis " << axis << ", batch " << b;
       }
     }
   }
@@ -199,7 +207,8 @@ TEST(Take, AgreesWithTheReferenceOnEveryAxisLayoutAndIndexDtype) {
       Doubles want, in = values(a);
       auto index = indices.to_vector<int64_t>();
       for (int64_t i = 0; i < size_of(expected); ++i) {
-        Shape p = unravel(i, expected), q(p.begin(), p.begin() + at), of(p.begin() + at, p.begin() + at + shape.size());
+        Shape p = unravel(i, expected), q(p.begin(), p.begin() + at),
+              of(p.begin() + at, p.begin() + at + shape.size());
         int64_t k = index[ravel(of, shape)];
         q.push_back(k < 0 ? k + a.shape(at) : k);
         q.insert(q.end(), p.begin() + at + shape.size(), p.end());
@@ -239,7 +248,9 @@ TEST(Take, FlatAndSingle) {
 TEST(Take, Errors) {
   array a({1, 2, 3});
   // Measured on MLX: a segmentation fault.
-  EXPECT_THAT(message<std::out_of_range>([&] { take(a, array({0, 1000000})).eval(); }),
+  EXPECT_THAT(message<std::out_of_range>([&] {
+                take(a, array({0, 1000000})).eval();
+              }),
               HasSubstr("index 1000000 is out of range for axis 0 with extent 3"));
   EXPECT_THAT(message<std::out_of_range>([&] { take(a, array({-4})).eval(); }), HasSubstr("index -4"));
   EXPECT_THAT(message<std::out_of_range>([&] { take(a, array({-4})).eval(); }), HasSubstr("take"));
@@ -354,7 +365,6 @@ TEST(Scatter, EveryDtype) {
   array i({0, 1, 0, 2});
   for (Dtype t : kAllDtypes) {
     array a = astype(array({1, 2, 3}), t), u = reshape(astype(array({2, 1, 3, 0}), t), {4, 1});
-    bool b = t == bool_;
     auto is = [&](const array& got, std::initializer_list<int> want) {
       EXPECT_EQ(got.dtype(), t);
       EXPECT_TRUE(array_equal(got, astype(array(want), t)).item<bool>()) << t << " " << got;
@@ -364,13 +374,14 @@ TEST(Scatter, EveryDtype) {
     is(scatter_prod(a, i, u, 0), {6, 2, 0});
     is(scatter_max(a, i, u, 0), {3, 2, 3});
     is(scatter_min(a, i, u, 0), {1, 1, 0});
-    (void)b;
   }
   // Integers wrap around; NaN wins.
-  EXPECT_EQ(values(scatter_add(array({250}, uint8), array({0}), array({{10}}, uint8), 0)), Doubles({4}));
-  EXPECT_EQ(scatter_prod(array({300, 1}, uint16), array({0}), array({{300}}, uint16), 0).to_vector<int>(),
-            std::vector<int>({90000 % 65536, 1}));
-  array nan = scatter_max(array({1.f, NAN}), array({0, 1}), array({{NAN}, {1.f}}), 0);
+  EXPECT_EQ(values(scatter_add(array({250}, uint8), array({0}), array({10}, {1, 1}, uint8), 0)),
+            Doubles({4}));
+  EXPECT_EQ(
+      scatter_prod(array({300, 1}, uint16), array({0}), array({300}, {1, 1}, uint16), 0).to_vector<int>(),
+      std::vector<int>({90000 % 65536, 1}));
+  array nan = scatter_max(array({1.f, NAN}), array({0, 1}), reshape(array({NAN, 1.f}), {2, 1}), 0);
   EXPECT_TRUE(all(isnan(nan)).item<bool>());
 }
 
@@ -397,8 +408,8 @@ TEST(Scatter, LargeSumsAreTheSameBitsAsASerialLoop) {
     int axis;
     int64_t n;
   };
-  for (const Large& c : {Large{{50, 300}, 0, 4000}, Large{{1000}, 0, 300000}, Large{{700, 8}, 1, 900},
-                         Large{{40, 30, 9}, 1, 2000}, Large{{3000, 3}, 0, 100000}}) {
+  for (const Large& c : {Large{{50, 300}, 0, 4000}, Large{{1000}, 0, 60000}, Large{{700, 8}, 1, 900},
+                         Large{{40, 30, 9}, 1, 2000}, Large{{3000, 3}, 0, 30000}}) {
     SCOPED_TRACE(to_string(c.shape));
     int64_t rows = c.shape[c.axis];
     array a = random_array(c.shape, float32), index = random_indices({c.n}, rows);
@@ -414,7 +425,8 @@ TEST(Scatter, LargeSumsAreTheSameBitsAsASerialLoop) {
     EXPECT_EQ(scatter_add(a, index, u, c.axis).to_vector<float>(), want);
     EXPECT_EQ(scatter(a, index, u, c.axis).to_vector<float>(), assigned);
     array taken = take(a, index, c.axis);
-    array back = moveaxis(squeeze(gather(a, index, c.axis, Shape(shape.begin() + 1, shape.end())), c.axis + 1), 0, c.axis);
+    array back = moveaxis(
+        squeeze(gather(a, index, c.axis, Shape(shape.begin() + 1, shape.end())), c.axis + 1), 0, c.axis);
     EXPECT_TRUE(array_equal(taken, back).item<bool>());
   }
 }
@@ -422,25 +434,38 @@ TEST(Scatter, LargeSumsAreTheSameBitsAsASerialLoop) {
 TEST(Scatter, Errors) {
   array a = zeros({3, 4});
   // Measured on MLX: a char const* that no catch of std::exception sees.
-  EXPECT_EQ(message<std::exception>([&] { scatter(a, array({true, false, true}), zeros({3, 1, 4}), 0); }),
+  EXPECT_EQ(message<std::exception>([&] {
+              scatter(a, array({true, false, true}), zeros({3, 1, 4}), 0);
+            }),
             "[scatter] expected index arrays of an integer dtype, found bool");
-  EXPECT_EQ(message<std::invalid_argument>([&] { scatter_add(a, array({0}), zeros({2, 1, 4}), 0); }),
+  EXPECT_EQ(message<std::invalid_argument>([&] {
+              scatter_add(a, array({0}), zeros({2, 1, 4}), 0);
+            }),
             "[scatter_add] expected updates of shape (1, 1, 4), found (2, 1, 4)");
-  EXPECT_EQ(message<std::invalid_argument>([&] { scatter(a, array({0}), zeros({1, 1, 5}), 0); }),
+  EXPECT_EQ(message<std::invalid_argument>([&] {
+              scatter(a, array({0}), zeros({1, 1, 5}), 0);
+            }),
             "[scatter] slice size 5 does not fit axis 1 of an array of shape (3, 4)");
-  EXPECT_THAT(message<std::invalid_argument>([&] { scatter(a, array({0}), zeros({}), 0); }), HasSubstr("found ()"));
+  EXPECT_THAT(message<std::invalid_argument>([&] { scatter(a, array({0}), zeros({}), 0); }),
+              HasSubstr("found ()"));
   EXPECT_EQ(message<std::invalid_argument>([&] {
               gather(a, {array({0}), array({0})}, {0, -2}, {1, 1});
             }),
             "[gather] axis 0 is indexed twice");
-  EXPECT_EQ(message<std::invalid_argument>([&] { gather(a, {array({0})}, {0, 1}, {1, 1}); }),
+  EXPECT_EQ(message<std::invalid_argument>([&] {
+              gather(a, {array({0})}, {0, 1}, {1, 1});
+            }),
             "[gather] expected one axis for each index array, found 2 axes and 1 index arrays");
   EXPECT_EQ(message<std::invalid_argument>([&] { gather(a, {array({0})}, {0}, {1}); }),
             "[gather] expected one slice size for each of 2 axes, found 1");
   EXPECT_THROW(gather(a, {array({0})}, {2}, {1, 1}), std::out_of_range);
-  EXPECT_THAT(message<std::out_of_range>([&] { gather(a, array({2}), 0, {2, 4}).eval(); }),
+  EXPECT_THAT(message<std::out_of_range>([&] {
+                gather(a, array({2}), 0, {2, 4}).eval();
+              }),
               HasSubstr("index 2 is out of range for axis 0 with extent 3 and slices of 2"));
-  EXPECT_THAT(message<std::out_of_range>([&] { scatter(a, array({-4}), ones({1, 1, 4}), 0).eval(); }),
+  EXPECT_THAT(message<std::out_of_range>([&] {
+                scatter(a, array({-4}), ones({1, 1, 4}), 0).eval();
+              }),
               HasSubstr("index -4 is out of range for axis 0 with extent 3"));
 }
 
@@ -453,15 +478,16 @@ TEST(Scatter, ReusesMemoryOfASourceThatNobodyElseReads) {
   array kept = a;
   a = scatter_add(a, array({1}), ones({1, 1, 64}), 0);
   EXPECT_NE(static_cast<const array&>(a).data<float>(), before);
-  EXPECT_EQ(values(a(1, 0) - kept(1, 0)), Doubles({1}));
+  EXPECT_FLOAT_EQ((a(1, 0) - kept(1, 0)).item<float>(), 1);
 }
 
 TEST(Gather, Derivatives) {
   for (const Boxes& b : kBoxes) {
     if (size_of(updates_shape(b)) == 0) continue;
     std::vector<array> indices = box_indices(b);
-    check_derivatives([&](const std::vector<array>& x) { return std::vector{gather(x[0], indices, b.axes, b.sizes)}; },
-                      {random_array(b.shape)});
+    check_derivatives(
+        [&](const std::vector<array>& x) { return std::vector{gather(x[0], indices, b.axes, b.sizes)}; },
+        {random_array(b.shape)});
   }
 }
 
@@ -517,7 +543,9 @@ TEST(Scatter, TiesShareTheGradient) {
 TEST(Scatter, OnlyTheLastAssignmentHasAGradient) {
   array i({0, 2, 0});
   auto g = vjp(
-               [&](const std::vector<array>& x) { return std::vector{scatter(x[0], i, reshape(x[1], {3, 1}), 0)}; },
+               [&](const std::vector<array>& x) {
+                 return std::vector{scatter(x[0], i, reshape(x[1], {3, 1}), 0)};
+               },
                {array({1., 2., 3.}), array({4., 5., 6.})}, {array({10., 20., 30.})})
                .second;
   EXPECT_EQ(values(g[0]), Doubles({0, 20, 0}));
@@ -545,7 +573,8 @@ TEST(Scatter, Vmap) {
     for (const Boxes& b : kBoxes) {
       SCOPED_TRACE(to_string(b.shape) + " by " + to_string(b.index_shape));
       std::vector<array> inputs = box_indices(b);
-      inputs.insert(inputs.begin(), {random_array(b.shape), random_array(updates_shape(b), float64, -2, 2, 3)});
+      inputs.insert(inputs.begin(),
+                    {random_array(b.shape), random_array(updates_shape(b), float64, -2, 2, 3)});
       check_vmap(
           [&, f = f](const std::vector<array>& x) {
             return std::vector{f(x[0], {x.begin() + 2, x.end()}, x[1], b.axes, {})};
@@ -619,11 +648,17 @@ TEST(AlongAxis, OtherAxesBroadcast) {
 TEST(AlongAxis, Errors) {
   array a = zeros({2, 3});
   EXPECT_EQ(message<std::invalid_argument>([&] { take_along_axis(a, array({0}), 1); }),
-            "[take_along_axis] expected indices with 2 dimensions, as an array of shape (2, 3) has, found shape (1)");
-  EXPECT_EQ(message<std::invalid_argument>([&] { put_along_axis(zeros({1, 3}), zeros({2, 1}, int32), array(1), 1); }),
-            "[put_along_axis] indices of shape (2, 1) do not broadcast to an array of shape (1, 3) on the axes other "
+            "[take_along_axis] expected indices with 2 dimensions, as an array of shape (2, 3) has, found "
+            "shape (1,)");
+  EXPECT_EQ(message<std::invalid_argument>([&] {
+              put_along_axis(zeros({1, 3}), zeros({2, 1}, int32), array(1), 1);
+            }),
+            "[put_along_axis] indices of shape (2, 1) do not broadcast to an array of shape (1, 3) on the "
+            "axes other "
             "than 1");
-  EXPECT_EQ(message<std::invalid_argument>([&] { scatter_add_axis(a, zeros({2, 1}, bool_), array(1), 1); }),
+  EXPECT_EQ(message<std::invalid_argument>([&] {
+              scatter_add_axis(a, zeros({2, 1}, bool_), array(1), 1);
+            }),
             "[scatter_add_axis] expected index arrays of an integer dtype, found bool");
   EXPECT_THAT(message<std::out_of_range>([&] { take_along_axis(a, array({{3}}), 1).eval(); }),
               HasSubstr("index 3 is out of range for axis 1 with extent 3"));
@@ -638,11 +673,15 @@ TEST(AlongAxis, DerivativesAndVmap) {
     array a = random_array({3, 4}), u = random_array(index_shape, float64, -2, 2, 8);
     array index = random_indices(index_shape, 3);
     check_derivatives([&](const auto& x) { return std::vector{take_along_axis(x[0], index, axis)}; }, {a});
-    check_derivatives([&](const auto& x) { return std::vector{put_along_axis(x[0], index, x[1], axis)}; }, {a, u});
-    check_derivatives([&](const auto& x) { return std::vector{scatter_add_axis(x[0], index, x[1], axis)}; }, {a, u});
+    check_derivatives([&](const auto& x) { return std::vector{put_along_axis(x[0], index, x[1], axis)}; },
+                      {a, u});
+    check_derivatives([&](const auto& x) { return std::vector{scatter_add_axis(x[0], index, x[1], axis)}; },
+                      {a, u});
     check_vmap([&](const auto& x) { return std::vector{take_along_axis(x[0], x[1], axis)}; }, {a, index});
-    check_vmap([&](const auto& x) { return std::vector{put_along_axis(x[0], x[1], x[2], axis)}; }, {a, index, u});
-    check_vmap([&](const auto& x) { return std::vector{scatter_add_axis(x[0], x[1], x[2], axis)}; }, {a, index, u});
+    check_vmap([&](const auto& x) { return std::vector{put_along_axis(x[0], x[1], x[2], axis)}; },
+               {a, index, u});
+    check_vmap([&](const auto& x) { return std::vector{scatter_add_axis(x[0], x[1], x[2], axis)}; },
+               {a, index, u});
   }
 }
 
@@ -657,8 +696,9 @@ constexpr std::pair<Op, SliceFn> kSliceUpdates[] = {{Op::none, slice_update},
 struct SliceCase {
   Shape start, stop, strides;
 };
-const SliceCase kSlices[] = {{{1, 0}, {3, 5}, {1, 1}},   {{0, 4}, {4, -6}, {2, -1}}, {{-1, 1}, {-5, 4}, {-2, 2}},
-                             {{0, 0}, {4, 5}, {1, 1}},   {{2, 2}, {2, 3}, {1, 1}},   {{0, -100}, {1, 100}, {7, 4}},
+const SliceCase kSlices[] = {{{1, 0}, {3, 5}, {1, 1}},    {{0, 4}, {4, -6}, {2, -1}},
+                             {{-1, 1}, {-5, 4}, {-2, 2}}, {{0, 0}, {4, 5}, {1, 1}},
+                             {{2, 2}, {2, 3}, {1, 1}},    {{0, -100}, {1, 100}, {7, 4}},
                              {{3, 4}, {-5, -6}, {-1, -1}}};
 
 TEST(SliceUpdate, AgreesWithTheReference) {
@@ -672,7 +712,11 @@ TEST(SliceUpdate, AgreesWithTheReference) {
       auto at = order.to_vector<int64_t>();
       for (size_t i = 0; i < at.size(); ++i) {
         double &x = want[at[i]], y = from[i];
-        x = op == Op::none ? y : op == Op::add ? x + y : op == Op::prod ? x * y : op == Op::max ? std::max(x, y) : std::min(x, y);
+        x = op == Op::none   ? y
+            : op == Op::add  ? x + y
+            : op == Op::prod ? x * y
+            : op == Op::max  ? std::max(x, y)
+                             : std::min(x, y);
       }
       for (const array& x : layouts(a))
         for (const array& y : layouts(u)) EXPECT_EQ(values(f(x, y, c.start, c.stop, c.strides, {})), want);
@@ -684,11 +728,17 @@ TEST(SliceUpdate, BroadcastsConvertsAndRefuses) {
   EXPECT_EQ(values(slice_update(a, array(2.5f), {0, 1}, {2, 3})), Doubles({0, 2, 2, 0, 2, 2}));
   EXPECT_EQ(values(slice_update_add(a, array({1, 2}), {0, 1}, {1, 3})), Doubles({0, 1, 2, 0, 0, 0}));
   EXPECT_EQ(slice_update(a, array(2.5f), {0, 0}, {2, 3}).dtype(), int32);
-  EXPECT_EQ(message<std::invalid_argument>([&] { slice_update(a, zeros({2}), {0, 0}, {2, 3}); }),
-            "[slice_update] an update of shape (2) does not broadcast to the slice, (2, 3)");
-  EXPECT_EQ(message<std::invalid_argument>([&] { slice_update(a, zeros({2}), {0, 0}, {2, 3}, {1, 0}); }),
+  EXPECT_EQ(message<std::invalid_argument>([&] {
+              slice_update(a, zeros({2}), {0, 0}, {2, 3});
+            }),
+            "[slice_update] an update of shape (2,) does not broadcast to the slice, (2, 3)");
+  EXPECT_EQ(message<std::invalid_argument>([&] {
+              slice_update(a, zeros({2}), {0, 0}, {2, 3}, {1, 0});
+            }),
             "[slice_update] the stride of axis 1 is 0");
-  EXPECT_EQ(message<std::invalid_argument>([&] { slice_update(a, zeros({2}), {0}, {2, 3}); }),
+  EXPECT_EQ(message<std::invalid_argument>([&] {
+              slice_update(a, zeros({2}), {0}, {2, 3});
+            }),
             "[slice_update] expected one start, stop and stride for each axis of (2, 3), found 1, 2 and 2");
 }
 
@@ -712,11 +762,15 @@ TEST(DynamicSlice, ReadsAndWrites) {
   EXPECT_EQ(values(slice(transpose(a), array(-1), {0}, {1, 3})), Doubles({3, 7, 11}));
   EXPECT_EQ(values(slice_update(a, array({{-1, -2}}), array({2, 1}), {0, 1})),
             Doubles({0, 1, 2, 3, 4, 5, 6, 7, 8, -1, -2, 11}));
-  EXPECT_THAT(message<std::out_of_range>([&] { slice(a, array({2}), {0}, {2, 4}).eval(); }),
+  EXPECT_THAT(message<std::out_of_range>([&] {
+                slice(a, array({2}), {0}, {2, 4}).eval();
+              }),
               HasSubstr("index 2 is out of range for axis 0 with extent 3 and slices of 2"));
   EXPECT_THROW(slice_update(a, zeros({1, 2}), array({3}), {1}).eval(), std::out_of_range);
-  EXPECT_EQ(message<std::invalid_argument>([&] { slice(a, array({2, 1}), {0}, {2, 4}); }),
-            "[slice] expected one start for each of 1 axes, found an array of shape (2)");
+  EXPECT_EQ(message<std::invalid_argument>([&] {
+              slice(a, array({2, 1}), {0}, {2, 4});
+            }),
+            "[slice] expected one start for each of 1 axes, found an array of shape (2,)");
   EXPECT_THROW(slice(a, array({2.0f}), {0}, {2, 4}), std::invalid_argument);
   EXPECT_THROW(slice(a, array({2}), {0}, {2, 5}), std::invalid_argument);
   EXPECT_THROW(slice_update(a, zeros({2}), array({2}), {0}), std::invalid_argument);
@@ -725,9 +779,17 @@ TEST(DynamicSlice, ReadsAndWrites) {
 TEST(DynamicSlice, DerivativesAndVmap) {
   array a = random_array({3, 4}), u = random_array({2, 2}, float64, -2, 2, 6), start({1, 0});
   check_derivatives([&](const auto& x) { return std::vector{slice(x[0], start, {0, 1}, {2, 2})}; }, {a});
-  check_derivatives([&](const auto& x) { return std::vector{slice_update(x[0], x[1], start, {0, 1})}; }, {a, u});
+  check_derivatives(
+      [&](const auto& x) {
+        return std::vector{slice_update(x[0], x[1], start, {0, 1})};
+      },
+      {a, u});
   check_vmap([&](const auto& x) { return std::vector{slice(x[0], x[1], {0, 1}, {2, 2})}; }, {a, start});
-  check_vmap([&](const auto& x) { return std::vector{slice_update(x[0], x[1], x[2], {0, 1})}; }, {a, u, start});
+  check_vmap(
+      [&](const auto& x) {
+        return std::vector{slice_update(x[0], x[1], x[2], {0, 1})};
+      },
+      {a, u, start});
 }
 
 // ---- masked_scatter ----
@@ -736,7 +798,8 @@ TEST(MaskedScatter, TakesValuesInOrder) {
   array a = reshape(arange(6), {2, 3});
   array mask({{true, false, true}, {false, true, false}});
   EXPECT_EQ(values(masked_scatter(a, mask, array({7, 8, 9}))), Doubles({7, 1, 8, 3, 9, 5}));
-  EXPECT_EQ(values(masked_scatter(transpose(a), transpose(mask), array({7, 8, 9, 10}))), Doubles({7, 3, 1, 8, 9, 5}));
+  EXPECT_EQ(values(masked_scatter(transpose(a), transpose(mask), array({7, 8, 9, 10}))),
+            Doubles({7, 3, 1, 8, 9, 5}));
   EXPECT_EQ(values(masked_scatter(a, array({false, true}), array({7, 8, 9}))), Doubles({0, 1, 2, 7, 8, 9}));
   EXPECT_EQ(values(masked_scatter(a, array(true), a + 1)), Doubles({1, 2, 3, 4, 5, 6}));
   EXPECT_EQ(values(masked_scatter(a, zeros({2}, bool_), zeros({0}))), values(a));
@@ -747,10 +810,12 @@ TEST(MaskedScatter, Errors) {
   array a = reshape(arange(6), {2, 3});
   EXPECT_THROW(masked_scatter(a, ones({2, 3}, bool_), array({1, 2, 3, 4, 5})).eval(), std::out_of_range);
   EXPECT_THROW(masked_scatter(a, array({false, true}), zeros({0})).eval(), std::out_of_range);
-  EXPECT_EQ(message<std::invalid_argument>([&] { masked_scatter(a, ones({2, 3}), array(1)); }),
+  EXPECT_EQ(message<std::invalid_argument>([&] {
+              masked_scatter(a, ones({2, 3}), array(1));
+            }),
             "[masked_scatter] expected a bool mask, found float32");
   EXPECT_EQ(message<std::invalid_argument>([&] { masked_scatter(a, ones({3}, bool_), array(1)); }),
-            "[masked_scatter] expected a mask of the leading extents of (2, 3), found shape (3)");
+            "[masked_scatter] expected a mask of the leading extents of (2, 3), found shape (3,)");
 }
 
 TEST(MaskedScatter, DerivativesAndVmap) {
@@ -763,19 +828,24 @@ TEST(MaskedScatter, DerivativesAndVmap) {
 TEST(Scatter, HalfPrecisionAndComplexGradients) {
   array i({0, 2, 0});
   for (Dtype t : {float16, bfloat16, float32}) {
-    auto g = grad([&](const std::vector<array>& x) {
-      return sum(square(scatter_add(x[0], i, reshape(x[1], {3, 1}), 0)));
-    }, {0, 1})({array({1, 2, 3}, t), array({1, 1, 2}, t)});
+    auto g = grad(
+        [&](const std::vector<array>& x) {
+          return sum(square(scatter_add(x[0], i, reshape(x[1], {3, 1}), 0)));
+        },
+        {0, 1})({array({1, 2, 3}, t), array({1, 1, 2}, t)});
     EXPECT_EQ(g[0].dtype(), t);
     EXPECT_EQ(values(g[0]), Doubles({8, 4, 8}));
     EXPECT_EQ(values(g[1]), Doubles({8, 8, 8}));
   }
   array z({complex64_t(1, 2), complex64_t(0, 1)}), u({complex64_t(3, -1)});
-  auto [out, g] = vjp([](const std::vector<array>& x) {
-    return std::vector{scatter_prod(x[0], array({1}), reshape(x[1], {1, 1}), 0)};
-  }, {z, u}, {array({complex64_t(1, 0), complex64_t(1, 0)})});
-  auto want = vjp([](const std::vector<array>& x) { return std::vector{x[0] * x[1]}; }, {array(complex64_t(0, 1)), array(complex64_t(3, -1))},
-                  {array(complex64_t(1, 0))}).second;
+  auto [out, g] = vjp(
+      [](const std::vector<array>& x) {
+        return std::vector{scatter_prod(x[0], array({1}), reshape(x[1], {1, 1}), 0)};
+      },
+      {z, u}, {array({complex64_t(1, 0), complex64_t(1, 0)})});
+  auto want = vjp([](const std::vector<array>& x) { return std::vector{x[0] * x[1]}; },
+                  {array(complex64_t(0, 1)), array(complex64_t(3, -1))}, {array(complex64_t(1, 0))})
+                  .second;
   EXPECT_EQ(g[0].to_vector<complex64_t>()[1], want[0].item<complex64_t>());
   EXPECT_EQ(g[1].item<complex64_t>(), want[1].item<complex64_t>());
 }

@@ -1,10 +1,13 @@
 #include "backend/cpu/indexed_rows.h"
 
+#include "backend/cpu/skinny.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/indexed_rows.cpp"
 #include <hwy/foreach_target.h>  // compiles this file once for every instruction set
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -52,6 +55,20 @@ HWY_INLINE T combine(T x, T y) {
   }
 }
 
+// A row of float16 through float32, which has vector conversions where float16 has no arithmetic.
+template <Accumulate op>
+void combine_half_row(float16_t* d, const float16_t* s, int64_t n) {
+  constexpr int64_t kBlock = 256;
+  float x[kBlock], y[kBlock];
+  for (int64_t i = 0; i < n; i += kBlock) {
+    int64_t m = std::min(kBlock, n - i);
+    to_float(d + i, x, m);
+    to_float(s + i, y, m);
+    for (int64_t j = 0; j < m; ++j) x[j] = combine<op>(x[j], y[j]);
+    from_float(x, d + i, m);
+  }
+}
+
 template <Accumulate op, class T>
 void run_rows(void* to, const int64_t* dst_at, const void* from, const int64_t* src_at, int64_t count,
               int64_t n, int64_t dst_step, int64_t src_step) {
@@ -67,6 +84,8 @@ void run_rows(void* to, const int64_t* dst_at, const void* from, const int64_t* 
     if (dst_step == 1 && src_step == 1) {
       if constexpr (op == Accumulate::none) {
         std::memcpy(d, s, static_cast<size_t>(n) * sizeof(T));
+      } else if constexpr (std::is_same_v<T, float16_t>) {
+        combine_half_row<op>(d, s, n);
       } else {
         for (int64_t j = 0; j < n; ++j) d[j] = combine<op>(d[j], s[j]);
       }
