@@ -95,32 +95,41 @@ Shape per_axis(const std::string& op, const char* what, const std::vector<int>& 
   Shape all(axes, otherwise);
   for (size_t i = 0; i < axes && !given.empty(); ++i) all[i] = given.size() == 1 ? given[0] : given[i];
   for (int64_t n : all)
-    if (n < least) fail(op, std::string(what) + " must be at least " + std::to_string(least) + ", but is " + to_string(all));
+    if (n < least)
+      fail(op,
+           std::string(what) + " must be at least " + std::to_string(least) + ", but is " + to_string(all));
   return all;
 }
 
 void check_conv(const std::string& op, const array& input, const array& weight, int64_t groups) {
-  auto both = [&] { return "input " + to_string(input.shape()) + " and weight " + to_string(weight.shape()); };
+  auto both = [&] {
+    return "input " + to_string(input.shape()) + " and weight " + to_string(weight.shape());
+  };
   if (input.ndim() < 3 || weight.ndim() != input.ndim())
-    fail(op, "needs an input (N, spatial..., C) and a weight (O, kernel..., C / groups) of the same rank, but got " + both());
+    fail(op,
+         "needs an input (N, spatial..., C) and a weight (O, kernel..., C / groups) of the same rank, but "
+         "got " +
+             both());
   if (groups < 1) fail(op, "groups must be at least 1, but is " + std::to_string(groups));
   int64_t channels = input.shape().back(), outputs = weight.shape()[0], taken = weight.shape().back();
   if (channels % groups != 0 || outputs % groups != 0)
-    fail(op, "groups = " + std::to_string(groups) + " must divide the input channels and the outputs of " + both());
+    fail(op, "groups = " + std::to_string(groups) + " must divide the input channels and the outputs of " +
+                 both());
   if (taken != channels / groups) {
     std::string hint;
     if (weight.shape()[1] == channels / groups)
       hint = "; is the weight (O, C, kernel...)? move its axis 1 to the end";
     else if (input.shape()[1] == taken * groups)
       hint = "; is the input (N, C, spatial...)? move its axis 1 to the end";
-    fail(op, "the last axis of the weight must be the input channels / groups (" + std::to_string(channels) + " / " +
-                 std::to_string(groups) + "), but got " + both() + hint);
+    fail(op, "the last axis of the weight must be the input channels / groups (" + std::to_string(channels) +
+                 " / " + std::to_string(groups) + "), but got " + both() + hint);
   }
   for (size_t i = 1; i + 1 < weight.ndim(); ++i)
     if (weight.shape()[i] < 1) fail(op, "the kernel must not be empty, but got " + both());
 }
 
-array checked_conv(const std::string& op, array input, array weight, const ConvParams& p, const StreamOrDevice& s) {
+array checked_conv(const std::string& op, array input, array weight, const ConvParams& p,
+                   const StreamOrDevice& s) {
   Dtype dtype = result_type(input, weight);
   if (!issubdtype(dtype, inexact)) {
     std::ostringstream message;
@@ -153,8 +162,8 @@ array conv(const std::string& op, const array& input, const array& weight, const
 
 void check_rank(const std::string& op, const array& input, size_t axes) {
   if (input.ndim() != axes + 2)
-    fail(op, "needs an input of " + std::to_string(axes + 2) + " dimensions (N, spatial..., C), but its shape is " +
-                 to_string(input.shape()));
+    fail(op, "needs an input of " + std::to_string(axes + 2) +
+                 " dimensions (N, spatial..., C), but its shape is " + to_string(input.shape()));
 }
 
 array conv_transpose(const std::string& op, const array& input, const array& weight,
@@ -271,8 +280,9 @@ bool ConvWeightGrad::equals(const Primitive& other) const {
 }
 size_t ConvWeightGrad::hash() const { return hash_params(params) * 31 + taps[0]; }
 
-std::vector<array> ConvWeightGrad::vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,
-                                       const std::vector<int>& argnums, const std::vector<array>&) const {
+std::vector<array> ConvWeightGrad::vjp(const std::vector<array>& primals,
+                                       const std::vector<array>& cotangents, const std::vector<int>& argnums,
+                                       const std::vector<array>&) const {
   const array &x = primals[0], &g = primals[1], &v = cotangents[0];
   std::vector<array> grads;
   for (int arg : argnums)
@@ -318,13 +328,6 @@ array conv_general(array input, array weight, std::vector<int> stride, std::vect
                    std::vector<int> input_dilation, int groups, bool flip, StreamOrDevice s) {
   return conv("conv_general", input, weight, stride, padding_lo, padding_hi.empty() ? padding_lo : padding_hi,
               kernel_dilation, input_dilation, groups, flip, s);
-}
-
-array conv_general(const array& input, const array& weight, std::vector<int> stride, std::vector<int> padding,
-                   std::vector<int> kernel_dilation, std::vector<int> input_dilation, int groups, bool flip,
-                   StreamOrDevice s) {
-  return conv("conv_general", input, weight, stride, padding, padding, kernel_dilation, input_dilation, groups,
-              flip, s);
 }
 
 array conv1d(const array& input, const array& weight, int stride, int padding, int dilation, int groups,

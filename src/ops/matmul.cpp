@@ -36,9 +36,12 @@ void check_product(const char* op, const array& a, const array& b) {
   int64_t of_b = b.ndim() == 1 ? b.shape(0) : b.shape(-2);
   if (k == of_b) return;
   std::string hint;
-  if (b.ndim() >= 2 && b.shape(-1) == k) hint = "; transpose b?";
-  else if (a.ndim() >= 2 && a.shape(-2) == of_b) hint = "; transpose a?";
-  else if (a.ndim() >= 2 && b.ndim() >= 2 && a.shape(-2) == b.shape(-1)) hint = "; swap a and b?";
+  if (b.ndim() >= 2 && b.shape(-1) == k)
+    hint = "; transpose b?";
+  else if (a.ndim() >= 2 && a.shape(-2) == of_b)
+    hint = "; transpose a?";
+  else if (a.ndim() >= 2 && b.ndim() >= 2 && a.shape(-2) == b.shape(-1))
+    hint = "; swap a and b?";
   fail("the last axis of a " + to_string(a.shape()) + " must equal the " +
        (b.ndim() == 1 ? "only axis" : "second last") + " of b " + to_string(b.shape()) + hint);
 }
@@ -75,9 +78,7 @@ Shape product_shape(const array& a, const array& b) {
 array merge_rows(const array& a, const StreamOrDevice& s) {
   return reshape(a, {static_cast<int64_t>(a.size()) / std::max<int64_t>(1, a.shape(-1)), a.shape(-1)}, s);
 }
-bool can_merge_rows(const array& a, const array& b) {
-  return b.ndim() == 2 && a.ndim() > 2 && a.size() > 0;
-}
+bool can_merge_rows(const array& a, const array& b) { return b.ndim() == 2 && a.ndim() > 2 && a.size() > 0; }
 
 // The transposed conjugate of the last two axes.
 array adjoint(const array& a) {
@@ -192,12 +193,14 @@ array addmm(array c, array a, array b, const float& alpha, const float& beta, St
 
   if (merge) {
     // c follows the merged rows without a copy if it is one row or has all rows.
-    bool one_row = c.ndim() == 0 || std::all_of(c.shape().begin(), c.shape().end() - 1,
-                                                [](int64_t n) { return n == 1; });
+    bool one_row = c.ndim() == 0 ||
+                   std::all_of(c.shape().begin(), c.shape().end() - 1, [](int64_t n) { return n == 1; });
     a = merge_rows(a, s);
     Shape rows = product_shape(a, b);
-    if (one_row) c = broadcast_to(reshape(c, {c.ndim() ? c.shape(-1) : 1}, s), rows, s);
-    else c = reshape(broadcast_to(c, inside, s), rows, s);
+    if (one_row)
+      c = broadcast_to(reshape(c, {c.ndim() ? c.shape(-1) : 1}, s), rows, s);
+    else
+      c = reshape(broadcast_to(c, inside, s), rows, s);
     array out = array::make(rows, dtype, make_primitive<Addmm>(alpha, beta), {c, a, b}, s);
     return reshape(out, seen, s);
   }
@@ -225,9 +228,12 @@ std::vector<array> Addmm::vjp(const std::vector<array>& primals, const std::vect
   const array &g = cotangents[0], &a = primals[1], &b = primals[2];
   std::vector<array> grads;
   for (int arg : argnums) {
-    if (arg == 0) grads.push_back(scaled(g, beta));
-    else if (arg == 1) grads.push_back(scaled(matmul(g, adjoint(b)), alpha));
-    else grads.push_back(scaled(matmul(adjoint(a), g), alpha));
+    if (arg == 0)
+      grads.push_back(scaled(g, beta));
+    else if (arg == 1)
+      grads.push_back(scaled(matmul(g, adjoint(b)), alpha));
+    else
+      grads.push_back(scaled(matmul(adjoint(a), g), alpha));
   }
   return grads;
 }
@@ -291,8 +297,7 @@ array tensordot(const array& a, const array& b, const std::vector<int>& axes_a,
   std::vector<int> order_a, order_b, sum_a, sum_b;
   auto take = [](int axis, const array& x, std::vector<bool>& taken) {
     int i = normalize_axis(axis, x.ndim(), "tensordot");
-    if (taken[i])
-      throw std::invalid_argument("[tensordot] axis " + std::to_string(axis) + " is repeated");
+    if (taken[i]) throw std::invalid_argument("[tensordot] axis " + std::to_string(axis) + " is repeated");
     taken[i] = true;
     return i;
   };

@@ -18,7 +18,8 @@ namespace {
 void check_type(const std::string& op, const array& x, Dtype::Category wanted) {
   if (issubdtype(x.dtype(), wanted)) return;
   std::ostringstream message;
-  message << "needs an input of a floating " << (wanted == inexact ? "or complex " : "") << "type, but it is " << x.dtype();
+  message << "needs an input of a floating " << (wanted == inexact ? "or complex " : "") << "type, but it is "
+          << x.dtype();
   fail(op, message.str());
 }
 
@@ -32,7 +33,8 @@ Shape per_axis(const std::string& op, const char* what, const std::vector<int>& 
   for (size_t i = 0; i < axes; ++i) {
     all[i] = given.size() == 1 ? given[0] : given[i];
     if (all[i] < least)
-      fail(op, std::string(what) + " must be at least " + std::to_string(least) + ", but is " + std::to_string(all[i]));
+      fail(op, std::string(what) + " must be at least " + std::to_string(least) + ", but is " +
+                   std::to_string(all[i]));
   }
   return all;
 }
@@ -47,7 +49,8 @@ Shape pooled(const PoolParams& p, Shape shape) {
 
 Shape spatial(const Shape& shape) { return Shape(shape.begin() + 1, shape.end() - 1); }
 
-Shape result_shape(Pool::Op op, const PoolParams& p, const Shape& spread_to, const std::vector<array>& inputs) {
+Shape result_shape(Pool::Op op, const PoolParams& p, const Shape& spread_to,
+                   const std::vector<array>& inputs) {
   if (op == Pool::max_spread) return inputs[0].shape();
   Shape shape = inputs.back().shape();
   if (op != Pool::avg_spread) return pooled(p, shape);
@@ -55,8 +58,8 @@ Shape result_shape(Pool::Op op, const PoolParams& p, const Shape& spread_to, con
   return shape;
 }
 
-array make_pool(Pool::Op op, const PoolParams& p, const std::vector<array>& inputs, const Shape& spread_to = {},
-                const StreamOrDevice& s = {}) {
+array make_pool(Pool::Op op, const PoolParams& p, const std::vector<array>& inputs,
+                const Shape& spread_to = {}, const StreamOrDevice& s = {}) {
   return array::make(result_shape(op, p, spread_to, inputs), inputs.back().dtype(),
                      make_primitive<Pool>(op, p, spread_to), inputs, s);
 }
@@ -64,7 +67,8 @@ array make_pool(Pool::Op op, const PoolParams& p, const std::vector<array>& inpu
 array pool(const std::string& name, Pool::Op op, const array& x, const std::vector<int>& kernel,
            const std::vector<int>& stride, const std::vector<int>& padding, const StreamOrDevice& s) {
   if (x.ndim() < 3)
-    fail(name, "needs an input (N, spatial..., C) of at least 3 dimensions, but its shape is " + to_string(x.shape()));
+    fail(name, "needs an input (N, spatial..., C) of at least 3 dimensions, but its shape is " +
+                   to_string(x.shape()));
   size_t axes = x.ndim() - 2;
   if (kernel.empty()) fail(name, "needs a kernel size");
   PoolParams p{per_axis(name, "kernel", kernel, axes, {}, 1), {}, {}};
@@ -73,8 +77,8 @@ array pool(const std::string& name, Pool::Op op, const array& x, const std::vect
   Shape shape = pooled(p, x.shape());
   for (size_t i = 0; i < axes; ++i)
     if (shape[i + 1] < 1)
-      fail(name, "the kernel " + to_string(p.kernel) + " does not fit into the input " + to_string(x.shape()) +
-                     " with padding " + to_string(p.padding));
+      fail(name, "the kernel " + to_string(p.kernel) + " does not fit into the input " +
+                     to_string(x.shape()) + " with padding " + to_string(p.padding));
   return make_pool(op, p, {x}, {}, s);
 }
 

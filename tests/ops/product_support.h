@@ -44,14 +44,16 @@ inline double unit(Dtype t) {
 }
 
 // |got - want| <= bound, elementwise, with bound relative to the size of the terms.
-inline void expect_close(const array& got, const Values& want, double tolerance, const std::string& what = {}) {
+inline void expect_close(const array& got, const Values& want, double tolerance,
+                         const std::string& what = {}) {
   Values have = values(got);
   ASSERT_EQ(have.size(), want.size()) << what;
   for (size_t i = 0; i < have.size(); ++i)
     ASSERT_LE(std::abs(have[i] - want[i]), tolerance * (1 + std::abs(want[i])))
         << what << " element " << i << ": " << have[i] << " instead of " << want[i];
 }
-inline void expect_close(const array& got, const array& want, double tolerance, const std::string& what = {}) {
+inline void expect_close(const array& got, const array& want, double tolerance,
+                         const std::string& what = {}) {
   ASSERT_EQ(got.shape(), want.shape()) << what;
   expect_close(got, values(want), tolerance, what);
 }
@@ -90,7 +92,8 @@ inline void check_gradients(const Fn& f, const std::vector<array>& at, double to
   // <weight, J t> == <J^T weight, t>
   std::vector<array> tangents;
   for (size_t i = 0; i < at.size(); ++i) tangents.push_back(random_array(at[i].shape(), float64, 100 + i));
-  auto forward = jvp([&](const std::vector<array>& x) { return std::vector<array>{f(x)}; }, at, tangents).second[0];
+  auto forward =
+      jvp([&](const std::vector<array>& x) { return std::vector<array>{f(x)}; }, at, tangents).second[0];
   ASSERT_EQ(forward.shape(), y.shape());
   double left = sum(multiply(forward, weight)).item<double>(), right = 0;
   for (size_t i = 0; i < at.size(); ++i) right += sum(multiply(grads[i], tangents[i])).item<double>();
@@ -100,7 +103,8 @@ inline void check_gradients(const Fn& f, const std::vector<array>& at, double to
 // vmap over the given axes (-1: none) against a loop.
 inline void check_vmap(const Fn& f, const std::vector<array>& inputs, const std::vector<int>& axes,
                        double tolerance = 1e-5) {
-  array together = vmap([&](const std::vector<array>& x) { return std::vector<array>{f(x)}; }, axes)(inputs)[0];
+  array together =
+      vmap([&](const std::vector<array>& x) { return std::vector<array>{f(x)}; }, axes)(inputs)[0];
   int64_t batch = 0;
   for (size_t i = 0; i < inputs.size(); ++i)
     if (axes[i] >= 0) batch = inputs[i].shape(axes[i]);

@@ -13,6 +13,7 @@
 //     conv2d(images, w, {2, 2}, {1, 1});        // (16, 14, 14, 8)
 #pragma once
 
+#include <concepts>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -32,10 +33,14 @@ array conv_general(array input, array weight, std::vector<int> stride = {}, std:
                    std::vector<int> input_dilation = {}, int groups = 1, bool flip = false,
                    StreamOrDevice s = Where::current());
 
-// The same with equal padding on both sides.
+// The same with equal padding on both sides. (A template, so that `{1}` is never taken for groups.)
+template <std::same_as<int> Int>
 array conv_general(const array& input, const array& weight, std::vector<int> stride, std::vector<int> padding,
-                   std::vector<int> kernel_dilation, std::vector<int> input_dilation, int groups,
-                   bool flip = false, StreamOrDevice s = Where::current());
+                   std::vector<int> kernel_dilation, std::vector<int> input_dilation, Int groups,
+                   bool flip = false, StreamOrDevice s = Where::current()) {
+  return conv_general(input, weight, std::move(stride), padding, padding, std::move(kernel_dilation),
+                      std::move(input_dilation), groups, flip, s);
+}
 
 array conv1d(const array& input, const array& weight, int stride = 1, int padding = 0, int dilation = 1,
              int groups = 1, StreamOrDevice s = Where::current());

@@ -18,8 +18,7 @@ namespace cpu {
 
 int num_threads() {
 #ifdef _OPENMP
-  static const int n = omp_get_max_threads();
-  return n;
+  return omp_get_max_threads();
 #else
   return 1;
 #endif

@@ -1,5 +1,7 @@
 // Convolutions: float32 (and halves through it) by oneDNN where it can, else patches and
 // a matrix product, which takes any parameters and every dtype.
+#include "ops/conv.h"
+
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -11,7 +13,6 @@
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/scratch.h"
 #include "backend/cpu/skinny.h"
-#include "ops/conv.h"
 
 namespace lazuli::cpu {
 
@@ -57,8 +58,8 @@ bool positive(const Operand& w) {
 // kernel is to be flipped) the gradient of one by its input, in which src and dst change places.
 struct Mapping {
   OnednnConv conv;
-  bool swapped;   // our input is oneDNN's dst
-  bool reverse;   // taps must be reversed
+  bool swapped;  // our input is oneDNN's dst
+  bool reverse;  // taps must be reversed
 };
 
 std::optional<Mapping> map_to_onednn(const ConvParams& p, const Shape& input, const Shape& result,
@@ -112,8 +113,10 @@ void conv_by_onednn(Mapping m, const Operand& x, const Operand& w, const Operand
     weights = dense(copied.as<void>(), w.shape, w.dtype);
   }
   set_weight_strides(m, weights.shape, weights.strides);
-  if (m.swapped) run_onednn(m.conv, out.as<float>(), weights.as<float>(), x.as<float>());
-  else run_onednn(m.conv, x.as<float>(), weights.as<float>(), out.as<float>());
+  if (m.swapped)
+    run_onednn(m.conv, out.as<float>(), weights.as<float>(), x.as<float>());
+  else
+    run_onednn(m.conv, x.as<float>(), weights.as<float>(), out.as<float>());
 }
 
 void weight_grad_by_onednn(Mapping m, const Operand& x, const Operand& g, const Operand& out) {
@@ -125,8 +128,10 @@ void weight_grad_by_onednn(Mapping m, const Operand& x, const Operand& g, const 
     weights = reversed.as<float>();
   }
   set_weight_strides(m, out.shape, row_strides(out.shape));
-  if (m.swapped) run_onednn(m.conv, g.as<float>(), weights, x.as<float>());
-  else run_onednn(m.conv, x.as<float>(), weights, g.as<float>());
+  if (m.swapped)
+    run_onednn(m.conv, g.as<float>(), weights, x.as<float>());
+  else
+    run_onednn(m.conv, x.as<float>(), weights, g.as<float>());
   if (m.reverse) {
     Operand from = dense(weights, out.shape, float32);
     for (size_t i = 1; i + 1 < out.shape.size(); ++i) {
@@ -146,7 +151,7 @@ class Patches {
   Patches(const ConvParams& p, const Shape& input, const Shape& result, const Shape& taps)
       : p_(p), in_(spatial(input)), out_(spatial(result)), taps_(taps), channels_(input.back()) {}
 
-  int64_t outputs() const { return product_of(out_); }       // of one image
+  int64_t outputs() const { return product_of(out_); }  // of one image
   int64_t length() const { return product_of(taps_) * channels_; }
 
   // Patches of output positions [begin, end) of the whole batch: one row each, in the order
@@ -155,33 +160,37 @@ class Patches {
   void gather(const T* input, int64_t begin, int64_t end, T* rows) const {
     const int64_t per_image = outputs(), image = product_of(in_) * channels_, taps = product_of(taps_);
     const int64_t group_channels = channels_ / p_.groups, axes = in_.size();
-    parallel_for(end - begin, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, length())), [&](int64_t r0, int64_t r1) {
-      for (int64_t r = r0; r < r1; ++r) {
-        int64_t at = (begin + r) % per_image;
-        const T* from = input + (begin + r) / per_image * image;
-        T* row = rows + r * length();
-        for (int64_t t = 0; t < taps; ++t) {
-          int64_t offset = 0, step = 1, rest_at = at, rest_t = t;
-          bool inside = true;
-          for (int64_t axis = axes; axis-- > 0 && inside;) {
-            int64_t o = rest_at % out_[axis], tap = rest_t % taps_[axis];
-            rest_at /= out_[axis];
-            rest_t /= taps_[axis];
-            if (p_.flip) tap = taps_[axis] - 1 - tap;
-            int64_t position = o * p_.stride[axis] - p_.lo[axis] + tap * p_.kernel_dilation[axis];
-            int64_t i = position / p_.input_dilation[axis];
-            inside = position >= 0 && position % p_.input_dilation[axis] == 0 && i < in_[axis];
-            offset += i * step;
-            step *= in_[axis];
+    parallel_for(
+        end - begin, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, length())),
+        [&](int64_t r0, int64_t r1) {
+          for (int64_t r = r0; r < r1; ++r) {
+            int64_t at = (begin + r) % per_image;
+            const T* from = input + (begin + r) / per_image * image;
+            T* row = rows + r * length();
+            for (int64_t t = 0; t < taps; ++t) {
+              int64_t offset = 0, step = 1, rest_at = at, rest_t = t;
+              bool inside = true;
+              for (int64_t axis = axes; axis-- > 0 && inside;) {
+                int64_t o = rest_at % out_[axis], tap = rest_t % taps_[axis];
+                rest_at /= out_[axis];
+                rest_t /= taps_[axis];
+                if (p_.flip) tap = taps_[axis] - 1 - tap;
+                int64_t position = o * p_.stride[axis] - p_.lo[axis] + tap * p_.kernel_dilation[axis];
+                int64_t i = position / p_.input_dilation[axis];
+                inside = position >= 0 && position % p_.input_dilation[axis] == 0 && i < in_[axis];
+                offset += i * step;
+                step *= in_[axis];
+              }
+              for (int64_t group = 0; group < p_.groups; ++group) {
+                T* to = row + (group * taps + t) * group_channels;
+                if (inside)
+                  std::copy_n(from + offset * channels_ + group * group_channels, group_channels, to);
+                else
+                  std::fill_n(to, group_channels, T(0));
+              }
+            }
           }
-          for (int64_t group = 0; group < p_.groups; ++group) {
-            T* to = row + (group * taps + t) * group_channels;
-            if (inside) std::copy_n(from + offset * channels_ + group * group_channels, group_channels, to);
-            else std::fill_n(to, group_channels, T(0));
-          }
-        }
-      }
-    });
+        });
   }
 
  private:
@@ -204,7 +213,8 @@ void conv_by_patches(const ConvParams& p, const Operand& x, const Operand& w, co
     weights = copied.as<T>();
   }
   Patches patches(p, x.shape, out.shape, spatial(w.shape));
-  int64_t rows = x.shape[0] * patches.outputs(), length = patches.length(), at_once = rows_at_once(length, sizeof(T));
+  int64_t rows = x.shape[0] * patches.outputs(), length = patches.length(),
+          at_once = rows_at_once(length, sizeof(T));
   int64_t outputs = out.shape.back(), per_group = outputs / p.groups, k = length / p.groups;
   if (k == 0) {
     std::fill_n(out.as<T>(), out.size, T(0));
@@ -225,7 +235,8 @@ void conv_by_patches(const ConvParams& p, const Operand& x, const Operand& w, co
 template <class T>
 void weight_grad_by_patches(const ConvParams& p, const Operand& x, const Operand& g, const Operand& out) {
   Patches patches(p, x.shape, g.shape, spatial(out.shape));
-  int64_t rows = x.shape[0] * patches.outputs(), length = patches.length(), at_once = rows_at_once(length, sizeof(T));
+  int64_t rows = x.shape[0] * patches.outputs(), length = patches.length(),
+          at_once = rows_at_once(length, sizeof(T));
   int64_t outputs = out.shape[0], per_group = outputs / p.groups, k = length / p.groups;
   if (rows == 0 || k == 0) {
     std::fill_n(out.as<T>(), out.size, T(0));
@@ -246,13 +257,17 @@ void weight_grad_by_patches(const ConvParams& p, const Operand& x, const Operand
 // ---------------------------------------------------------------- dtypes
 
 void conv_f32(const ConvParams& p, const Operand& x, const Operand& w, const Operand& out) {
-  if (auto m = map_to_onednn(p, x.shape, out.shape, spatial(w.shape))) conv_by_onednn(*m, x, w, out);
-  else conv_by_patches<float>(p, x, w, out);
+  if (auto m = map_to_onednn(p, x.shape, out.shape, spatial(w.shape)))
+    conv_by_onednn(*m, x, w, out);
+  else
+    conv_by_patches<float>(p, x, w, out);
 }
 
 void weight_grad_f32(const ConvParams& p, const Operand& x, const Operand& g, const Operand& out) {
-  if (auto m = map_to_onednn(p, x.shape, g.shape, spatial(out.shape))) weight_grad_by_onednn(*m, x, g, out);
-  else weight_grad_by_patches<float>(p, x, g, out);
+  if (auto m = map_to_onednn(p, x.shape, g.shape, spatial(out.shape)))
+    weight_grad_by_onednn(*m, x, g, out);
+  else
+    weight_grad_by_patches<float>(p, x, g, out);
 }
 
 template <class T>

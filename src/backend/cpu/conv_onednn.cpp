@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "backend/cpu/one_thread.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/scratch.h"
 #include "lazuli/deterministic.h"
@@ -114,11 +115,13 @@ std::shared_ptr<const Plan> make_plan(const OnednnConv& c) {
     weight_dims.insert(weight_dims.begin(), c.groups);
     weight_strides.insert(weight_strides.begin(), c.weight_group);
   }
-  Desc src = channels_last(c.batch, c.in_channels, c.src), dst = channels_last(c.batch, c.out_channels, c.dst);
+  Desc src = channels_last(c.batch, c.in_channels, c.src),
+       dst = channels_last(c.batch, c.out_channels, c.dst);
   Desc weights(weight_dims, f32, weight_strides);
   auto any = dnnl::memory::format_tag::any;
   bool blocked = prefers_blocked(c);
-  Desc src_like = blocked ? Desc(src.dims(), f32, any) : src, dst_like = blocked ? Desc(dst.dims(), f32, any) : dst;
+  Desc src_like = blocked ? Desc(src.dims(), f32, any) : src,
+       dst_like = blocked ? Desc(dst.dims(), f32, any) : dst;
   Desc weights_like(weight_dims, f32, any);
   Dims stride(c.stride.begin(), c.stride.end()), lo(c.pad_lo.begin(), c.pad_lo.end()), hi, dilation;
   for (size_t i = 0; i < c.src.size(); ++i) {
@@ -130,27 +133,32 @@ std::shared_ptr<const Plan> make_plan(const OnednnConv& c) {
   auto direct = dnnl::algorithm::convolution_direct;
 
   auto plan = std::make_shared<Plan>();
-  auto describe = [&](int src_arg, int weights_arg, int dst_arg, const Desc& s, const Desc& w, const Desc& d, const Desc& pad) {
+  auto describe = [&](int src_arg, int weights_arg, int dst_arg, const Desc& s, const Desc& w, const Desc& d,
+                      const Desc& pad) {
     plan->tensors[0] = {src_arg, c.direction == OnednnConv::backward_data, src, s, {}};
     plan->tensors[1] = {weights_arg, c.direction == OnednnConv::backward_weights, weights, w, {}};
     plan->tensors[2] = {dst_arg, c.direction == OnednnConv::forward, dst, d, {}};
     plan->scratchpad = pad;
   };
   dnnl::convolution_forward::primitive_desc forward(
-      {dnnl::prop_kind::forward_training, direct, src_like, weights_like, dst_like, stride, dilation, lo, hi}, attr, engine());
+      {dnnl::prop_kind::forward_training, direct, src_like, weights_like, dst_like, stride, dilation, lo, hi},
+      attr, engine());
   if (c.direction == OnednnConv::forward) {
     plan->primitive = dnnl::convolution_forward(forward);
-    describe(DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, forward.src_desc(), forward.weights_desc(), forward.dst_desc(), forward.scratchpad_desc());
+    describe(DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, forward.src_desc(), forward.weights_desc(),
+             forward.dst_desc(), forward.scratchpad_desc());
   } else if (c.direction == OnednnConv::backward_data) {
     dnnl::convolution_backward_data::primitive_desc pd(
         {direct, src_like, weights_like, dst_like, stride, dilation, lo, hi}, attr, engine(), forward);
     plan->primitive = dnnl::convolution_backward_data(pd);
-    describe(DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST, pd.diff_src_desc(), pd.weights_desc(), pd.diff_dst_desc(), pd.scratchpad_desc());
+    describe(DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST, pd.diff_src_desc(), pd.weights_desc(),
+             pd.diff_dst_desc(), pd.scratchpad_desc());
   } else {
     dnnl::convolution_backward_weights::primitive_desc pd(
         {direct, src_like, weights_like, dst_like, stride, dilation, lo, hi}, attr, engine(), forward);
     plan->primitive = dnnl::convolution_backward_weights(pd);
-    describe(DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST, pd.src_desc(), pd.diff_weights_desc(), pd.diff_dst_desc(), pd.scratchpad_desc());
+    describe(DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST, pd.src_desc(), pd.diff_weights_desc(),
+             pd.diff_dst_desc(), pd.scratchpad_desc());
   }
   for (auto& t : plan->tensors)
     if (t.ours != t.theirs) {
@@ -171,8 +179,8 @@ std::shared_ptr<const Plan> plan_for(const OnednnConv& c, int threads) {
   static std::map<std::vector<int64_t>, Entry> plans;
   static uint64_t clock = 0;
 
-  std::vector<int64_t> key{c.direction,   c.batch,        c.groups,     c.in_channels, c.out_channels,
-                           c.weight_group, c.weight_out,  c.weight_in,  threads};
+  std::vector<int64_t> key{c.direction,    c.batch,      c.groups,    c.in_channels, c.out_channels,
+                           c.weight_group, c.weight_out, c.weight_in, threads};
   for (const Shape* list : {&c.src, &c.dst, &c.taps, &c.stride, &c.dilation, &c.pad_lo, &c.weight_taps})
     key.insert(key.end(), list->begin(), list->end());
   std::lock_guard lock(mutex);
@@ -187,22 +195,6 @@ std::shared_ptr<const Plan> plan_for(const OnednnConv& c, int threads) {
   plans[key] = {plan, ++clock};
   return plan;
 }
-
-#ifdef _OPENMP
-// oneDNN fixes its split by the threads it sees when a primitive is made.
-class OneThread {
- public:
-  OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
-  ~OneThread() { omp_set_num_threads(before_); }
-
- private:
-  int before_;
-};
-#else
-struct OneThread {
-  ~OneThread() {}
-};
-#endif
 
 // The batch in parts fixed by the shape, each by one thread; weight gradients are added in order.
 void run_in_parts(const OnednnConv& c, float* src, float* weights, float* dst) {
@@ -221,7 +213,7 @@ void run_in_parts(const OnednnConv& c, float* src, float* weights, float* dst) {
   whole.batch = size;
   rest.batch = c.batch - (parts - 1) * size;
   std::shared_ptr<const Plan> plan, last;
-  {
+  {  // oneDNN fixes its split by the threads it sees when a primitive is made
     OneThread guard;
     plan = plan_for(whole, 1);
     last = plan_for(rest, 1);

@@ -13,7 +13,7 @@ struct OnednnConv {
   enum Direction : uint8_t { forward, backward_data, backward_weights };
   Direction direction;
   int64_t batch, groups, in_channels, out_channels;  // channels of src and dst, all groups together
-  Shape src, dst, taps;                               // extents of the spatial axes
+  Shape src, dst, taps;                              // extents of the spatial axes
   Shape stride, dilation, pad_lo;
   // Strides of the weights in elements, all positive: group, out channel, in channel, taps.
   int64_t weight_group, weight_out, weight_in;

@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "backend/cpu/one_thread.h"
 #include "backend/cpu/parallel.h"
 #include "lazuli/deterministic.h"
 
@@ -92,7 +93,8 @@ void call(const Gemm<float>& g) {
 template <class T>
 void call(const Gemm<T>& g) {
   if (!fits_blas(g.m, g.n, g.k, g.lda, g.ldb, g.ldc))
-    throw std::runtime_error("a matrix product of more than 2^31 - 1 rows or columns is only supported in float32");
+    throw std::runtime_error(
+        "a matrix product of more than 2^31 - 1 rows or columns is only supported in float32");
   call_blas(g);
 }
 
@@ -128,8 +130,7 @@ void gemm_in_blocks(const Gemm<T>& g, std::span<const GemmOffsets> batch) {
     call(part(at(g, batch[t / (across * down)]), i, std::min(rows, g.m - i), j, std::min(columns, g.n - j)));
   };
 #ifdef _OPENMP
-  // The libraries use one thread when called from inside an active region. They do so anyway
-  // for a tiny product, which is not worth waking the pool for.
+  // The libraries use one thread when called from inside an active region; a tiny product is not worth one.
   double work = 2 * cells * g.k;
   int threads = omp_in_parallel() ? 1 : num_threads();
   if (threads > 1 && (tasks > 1 || work > 4e5)) {
@@ -148,6 +149,7 @@ void gemm_in_blocks(const Gemm<T>& g, std::span<const GemmOffsets> batch) {
     return;
   }
 #endif
+  OneThread guard;
   for (int64_t t = 0; t < tasks; ++t) run(t);
 }
 
@@ -161,6 +163,7 @@ void prepare_openblas() {
 template <class T>
 void gemm_serial(const Gemm<T>& g) {
   prepare_openblas();
+  OneThread guard;
   call(g);
 }
 

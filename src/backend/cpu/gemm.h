@@ -44,7 +44,7 @@ void gemm(const Gemm<T>& g) {
   gemm(g, {&one, 1});
 }
 
-// On the calling thread alone if it is inside a parallel region; for kernels with their own split.
+// On the calling thread alone, for kernels with their own split.
 template <class T>
 void gemm_serial(const Gemm<T>& g);
 

@@ -1,5 +1,7 @@
 // Matrix products: brings operands into a form that the libraries take, without copies
 // where strides allow, and picks the kernel.
+#include "ops/matmul.h"
+
 #include <algorithm>
 #include <vector>
 
@@ -9,7 +11,6 @@
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/scratch.h"
 #include "backend/cpu/skinny.h"
-#include "ops/matmul.h"
 
 namespace lazuli::cpu {
 
@@ -19,13 +20,15 @@ namespace {
 struct Matrices {
   void* data;
   Dtype dtype;
-  Shape batch;             // without axes of extent 1
+  Shape batch;  // without axes of extent 1
   Strides batch_strides;
   int64_t rows, cols, row, col;  // extents and strides
-  Scratch copy;            // owns data if it was copied
+  Scratch copy;                  // owns data if it was copied
 
   bool by_rows() const { return (col == 1 || cols <= 1) && (rows <= 1 || row >= std::max<int64_t>(1, cols)); }
-  bool by_columns() const { return (row == 1 || rows <= 1) && (cols <= 1 || col >= std::max<int64_t>(1, rows)); }
+  bool by_columns() const {
+    return (row == 1 || rows <= 1) && (cols <= 1 || col >= std::max<int64_t>(1, rows));
+  }
   // Leading dimension; the step of an axis of extent 1 does not matter.
   int64_t leading() const {
     return by_rows() ? std::max(rows <= 1 ? int64_t{1} : row, cols)
@@ -65,8 +68,10 @@ std::pair<Shape, Strides> distinct(const Matrices& m, int64_t item) {
   Shape batch = m.batch;
   Strides dense(m.batch.size(), 0);
   for (size_t axis = batch.size(); axis-- > 0;) {
-    if (m.batch_strides[axis] == 0) batch[axis] = 1;
-    else dense[axis] = item, item *= batch[axis];
+    if (m.batch_strides[axis] == 0)
+      batch[axis] = 1;
+    else
+      dense[axis] = item, item *= batch[axis];
   }
   return {batch, dense};
 }
@@ -94,7 +99,14 @@ Matrices in_float(const Matrices& m) {
   int64_t lines = by_rows ? m.rows : m.cols, length = by_rows ? m.cols : m.rows, step = m.leading();
   auto [batch, dense] = distinct(m, lines * length);
   std::vector<int64_t> from = offsets(batch, m.batch_strides);
-  Matrices result{nullptr, float32, m.batch, dense, m.rows, m.cols, by_rows ? length : 1, by_rows ? 1 : length,
+  Matrices result{nullptr,
+                  float32,
+                  m.batch,
+                  dense,
+                  m.rows,
+                  m.cols,
+                  by_rows ? length : 1,
+                  by_rows ? 1 : length,
                   Scratch(sizeof(float) * from.size() * lines * length)};
   float* out = result.copy.as<float>();
   result.data = out;
@@ -173,10 +185,12 @@ void half_product(const Matrices& a, const Matrices& b, const std::optional<Matr
   const int64_t m = a.rows, n = b.cols, k = a.cols;
   Matrices left = in_float<T>(a);
   int64_t panel = n;
-  if (batch == 1) panel = std::clamp<int64_t>((int64_t{1} << 24) / std::max(k, m) / 256 * 256, 256, n < 256 ? 256 : n);
+  if (batch == 1)
+    panel = std::clamp<int64_t>((int64_t{1} << 24) / std::max(k, m) / 256 * 256, 256, n < 256 ? 256 : n);
   for (int64_t j = 0; j < n; j += panel) {
     int64_t width = std::min(panel, n - j);
-    Matrices part{static_cast<T*>(b.data) + j * b.col, b.dtype, b.batch, b.batch_strides, k, width, b.row, b.col, {}};
+    Matrices part{
+        static_cast<T*>(b.data) + j * b.col, b.dtype, b.batch, b.batch_strides, k, width, b.row, b.col, {}};
     Matrices right = in_float<T>(part);
     Scratch sums(sizeof(float) * batch * m * width);
     float* sum = sums.as<float>();
@@ -227,8 +241,10 @@ template <class T>
 void product(Matrices a, Matrices b, std::optional<Matrices> c, const Operand& out, float alpha, float beta) {
   T* result = out.as<T>();
   if (a.cols == 0) {
-    if (c) fill<T>(*c, beta, result, 0, b.cols, batch_size(c->batch));
-    else std::fill_n(result, out.size, T(0));
+    if (c)
+      fill<T>(*c, beta, result, 0, b.cols, batch_size(c->batch));
+    else
+      std::fill_n(result, out.size, T(0));
     return;
   }
   fold_batch(a, b, c);
@@ -252,8 +268,10 @@ void dispatch(const Operand& a, const Operand& b, const Operand* c, const Operan
   std::optional<Matrices> added;
   if (c && beta != 0) added = matrices(*c);
   switch (out.dtype.val()) {
-    case Dtype::Val::float32: return product<float>(matrices(a), matrices(b), std::move(added), out, alpha, beta);
-    case Dtype::Val::float64: return product<double>(matrices(a), matrices(b), std::move(added), out, alpha, beta);
+    case Dtype::Val::float32:
+      return product<float>(matrices(a), matrices(b), std::move(added), out, alpha, beta);
+    case Dtype::Val::float64:
+      return product<double>(matrices(a), matrices(b), std::move(added), out, alpha, beta);
     case Dtype::Val::float16:
       return product<float16_t>(matrices(a), matrices(b), std::move(added), out, alpha, beta);
     case Dtype::Val::bfloat16:
@@ -262,9 +280,7 @@ void dispatch(const Operand& a, const Operand& b, const Operand* c, const Operan
   }
 }
 
-void run_matmul(const KernelCall& call) {
-  dispatch(call.in[0], call.in[1], nullptr, call.out[0], 1, 0);
-}
+void run_matmul(const KernelCall& call) { dispatch(call.in[0], call.in[1], nullptr, call.out[0], 1, 0); }
 
 void run_addmm(const KernelCall& call) {
   auto& p = static_cast<const Addmm&>(call.primitive);

@@ -4,6 +4,8 @@
 // atomics and sums have a fixed order.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/pool.cpp"
+#include "ops/pool.h"
+
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -14,7 +16,6 @@
 #include "backend/backend.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/skinny.h"
-#include "ops/pool.h"
 
 #ifndef LAZULI_POOL_TASK
 #define LAZULI_POOL_TASK
@@ -22,10 +23,10 @@ namespace lazuli::cpu {
 struct PoolTask {
   Pool::Op op;
   const PoolParams& p;
-  Shape in, out;        // spatial
+  Shape in, out;  // spatial
   const void* inputs[3];
   void* result;
-  int64_t all;          // channels of an image
+  int64_t all;  // channels of an image
 };
 constexpr int64_t kChannels = 256;  // most channels of a task: its rows stay in L1
 }  // namespace lazuli::cpu
@@ -43,7 +44,7 @@ struct Rows {
   void store(int64_t at, int64_t n, const W* from) const { std::copy_n(from, n, data + at); }
 };
 template <class T>
-  requires std::same_as<T, float16_t> || std::same_as<T, bfloat16_t>
+requires std::same_as<T, float16_t> || std::same_as<T, bfloat16_t>
 struct Rows<T> {
   using W = float;
   T* data;
@@ -71,7 +72,8 @@ struct Windows {
       if (axes == 2) {  // the common case without the odometer
         int64_t y0 = at[0] * p.stride[0] - p.padding[0], x0 = at[1] * p.stride[1] - p.padding[1];
         for (int64_t y = std::max<int64_t>(0, y0); y < std::min(in[0], y0 + p.kernel[0]); ++y)
-          for (int64_t x = std::max<int64_t>(0, x0); x < std::min(in[1], x0 + p.kernel[1]); ++x) g(o, y * in[1] + x);
+          for (int64_t x = std::max<int64_t>(0, x0); x < std::min(in[1], x0 + p.kernel[1]); ++x)
+            g(o, y * in[1] + x);
       } else {
         for (int64_t t = 0; t < taps; ++t) {
           int64_t i = 0, step = 1, rest = t;
@@ -105,7 +107,8 @@ struct Image {
     w.each([&](int64_t) { std::fill_n(best, channels, -std::numeric_limits<W>::infinity()); },
            [&](int64_t, int64_t i) {
              const W* v = x.load(i * all, channels, buffer[0]);
-             for (int64_t c = 0; c < channels; ++c) best[c] = (v[c] > best[c]) | (v[c] != v[c]) ? v[c] : best[c];
+             for (int64_t c = 0; c < channels; ++c)
+               best[c] = (v[c] > best[c]) | (v[c] != v[c]) ? v[c] : best[c];
            },
            [&](int64_t o) { y.store(o * all, channels, best); });
   }
@@ -223,8 +226,12 @@ HWY_INLINE void run(const PoolTask& t, int64_t n, int64_t c0, int64_t channels) 
   }
 }
 
-void pool_f16(const PoolTask& t, int64_t n, int64_t c0, int64_t channels) { run<float16_t>(t, n, c0, channels); }
-void pool_bf16(const PoolTask& t, int64_t n, int64_t c0, int64_t channels) { run<bfloat16_t>(t, n, c0, channels); }
+void pool_f16(const PoolTask& t, int64_t n, int64_t c0, int64_t channels) {
+  run<float16_t>(t, n, c0, channels);
+}
+void pool_bf16(const PoolTask& t, int64_t n, int64_t c0, int64_t channels) {
+  run<bfloat16_t>(t, n, c0, channels);
+}
 void pool_f32(const PoolTask& t, int64_t n, int64_t c0, int64_t channels) { run<float>(t, n, c0, channels); }
 void pool_f64(const PoolTask& t, int64_t n, int64_t c0, int64_t channels) { run<double>(t, n, c0, channels); }
 
@@ -253,7 +260,8 @@ void run_pool(const KernelCall& call) {
   const Shape& large = spreads ? result.shape : call.in.back().shape;
   // The mean of complex numbers is that of their parts.
   int64_t parts = result.dtype == complex64 ? 2 : 1;
-  PoolTask task{pool.op, pool.params, spatial(large), spatial(small), {}, result.data, result.shape.back() * parts};
+  PoolTask task{
+      pool.op, pool.params, spatial(large), spatial(small), {}, result.data, result.shape.back() * parts};
   for (size_t i = 0; i < call.in.size(); ++i) task.inputs[i] = call.in[i].data;
 
   // Ranges of channels: a cache line at least, all of them if there are enough images.

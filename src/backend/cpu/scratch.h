@@ -17,7 +17,10 @@ class Scratch {
   ~Scratch() {
     if (buffer_) detail::release(buffer_);
   }
-  template <class T> T* as() const { return static_cast<T*>(buffer_->data); }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(buffer_->data);
+  }
   explicit operator bool() const { return buffer_; }
 
  private:

@@ -1,18 +1,22 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/skinny.cpp"
+#include "backend/cpu/skinny.h"
+
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
-
-#include "backend/cpu/skinny.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lazuli::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class D>
-HWY_INLINE hn::Vec<D> load(D d, const float* p) { return hn::LoadU(d, p); }
+HWY_INLINE hn::Vec<D> load(D d, const float* p) {
+  return hn::LoadU(d, p);
+}
 template <class D>
-HWY_INLINE hn::Vec<D> load(D d, const double* p) { return hn::LoadU(d, p); }
+HWY_INLINE hn::Vec<D> load(D d, const double* p) {
+  return hn::LoadU(d, p);
+}
 template <class D>
 HWY_INLINE hn::Vec<D> load(D d, const bfloat16_t* p) {
   const hn::Rebind<uint16_t, D> d16;
@@ -94,7 +98,8 @@ HWY_INLINE void dots(const T* w, int64_t w_n, int64_t k, const F* x, int64_t x_r
       V total = sum[r][j][0];
       if constexpr (U == 2) total = hn::Add(total, sum[r][j][1]);
       F value = hn::GetLane(hn::SumOfLanes(d, total));
-      for (int64_t tail = l; tail < k; ++tail) value += x[r * x_row + tail] * static_cast<F>(w[j * w_n + tail]);
+      for (int64_t tail = l; tail < k; ++tail)
+        value += x[r * x_row + tail] * static_cast<F>(w[j * w_n + tail]);
       y[r * y_row + j] = value;
     }
 }
@@ -110,8 +115,10 @@ void dot_rows(const T* w, int64_t w_n, int64_t n, int64_t k, const F* x, int64_t
 template <int R, class T, class F>
 void block(bool dot, const T* w, int64_t w_step, int64_t n, int64_t k, const F* x, int64_t x_row, F* y,
            int64_t y_row) {
-  if (dot) dot_rows<R>(w, w_step, n, k, x, x_row, y, y_row);
-  else add_rows<R>(w, w_step, n, k, x, x_row, y, y_row);
+  if (dot)
+    dot_rows<R>(w, w_step, n, k, x, x_row, y, y_row);
+  else
+    add_rows<R>(w, w_step, n, k, x, x_row, y, y_row);
 }
 
 template <class T>
@@ -198,12 +205,20 @@ HWY_EXPORT(f32_to_bf16);
 void to_float(const float16_t* in, float* out, int64_t n) { HWY_DYNAMIC_DISPATCH(f16_to_f32)(in, out, n); }
 void to_float(const bfloat16_t* in, float* out, int64_t n) { HWY_DYNAMIC_DISPATCH(bf16_to_f32)(in, out, n); }
 void from_float(const float* in, float16_t* out, int64_t n) { HWY_DYNAMIC_DISPATCH(f32_to_f16)(in, out, n); }
-void from_float(const float* in, bfloat16_t* out, int64_t n) { HWY_DYNAMIC_DISPATCH(f32_to_bf16)(in, out, n); }
+void from_float(const float* in, bfloat16_t* out, int64_t n) {
+  HWY_DYNAMIC_DISPATCH(f32_to_bf16)(in, out, n);
+}
 
 namespace {
 
-template <class T> struct Sum { using type = float; };
-template <> struct Sum<double> { using type = double; };
+template <class T>
+struct Sum {
+  using type = float;
+};
+template <>
+struct Sum<double> {
+  using type = double;
+};
 
 template <class T, class F>
 void run_block(int64_t rows, bool dot, const T* w, int64_t w_step, int64_t n, int64_t k, const F* x,
@@ -263,20 +278,23 @@ void skinny_product(const Skinny<T>& p, std::span<const typename Skinny<T>::Item
   int64_t per_block = std::min(n, columns) * std::min(k, k_block);
   parallel_for(items * across * depth, std::max<int64_t>(1, 32768 / std::max<int64_t>(1, per_block)),
                [&](int64_t begin, int64_t end) {
-    F y[kMaxSkinnyRows * kColumns];
-    for (int64_t t = begin; t < end; ++t) {
-      int64_t i = t / (across * depth), part = t / across % depth;
-      int64_t j0 = t % across * columns, j1 = std::min(n, j0 + columns);
-      int64_t k0 = part * k_block, k1 = std::min(k, k0 + k_block), width = j1 - j0;
-      if (!dot) std::fill(y, y + rows * width, F(0));
-      run_block<T, F>(rows, dot, p.w + batch[i].w + k0 * p.w_k + j0 * p.w_n, w_step, width, k1 - k0,
-                      x + i * rows * k + k0, k, y, width);
-      for (int64_t r = 0; r < rows; ++r) {
-        if (depth == 1) store(batch[i], r, j0, j1, y + r * width);
-        else std::copy(y + r * width, y + (r + 1) * width, partial + ((i * depth + part) * rows + r) * n + j0);
-      }
-    }
-  });
+                 F y[kMaxSkinnyRows * kColumns];
+                 for (int64_t t = begin; t < end; ++t) {
+                   int64_t i = t / (across * depth), part = t / across % depth;
+                   int64_t j0 = t % across * columns, j1 = std::min(n, j0 + columns);
+                   int64_t k0 = part * k_block, k1 = std::min(k, k0 + k_block), width = j1 - j0;
+                   if (!dot) std::fill(y, y + rows * width, F(0));
+                   run_block<T, F>(rows, dot, p.w + batch[i].w + k0 * p.w_k + j0 * p.w_n, w_step, width,
+                                   k1 - k0, x + i * rows * k + k0, k, y, width);
+                   for (int64_t r = 0; r < rows; ++r) {
+                     if (depth == 1)
+                       store(batch[i], r, j0, j1, y + r * width);
+                     else
+                       std::copy(y + r * width, y + (r + 1) * width,
+                                 partial + ((i * depth + part) * rows + r) * n + j0);
+                   }
+                 }
+               });
   if (depth == 1) return;
   parallel_for(items * rows * n, 8192, [&](int64_t begin, int64_t end) {
     for (int64_t at = begin; at < end; ++at) {
