@@ -402,7 +402,7 @@ concept HoldsArrays = std::derived_from<T, array> || std::same_as<T, nn::Tree> |
 }  // namespace detail
 
 template <class... T>
-  requires((detail::HoldsArrays<T> && ...) && !(std::derived_from<T, array> && ...))
+  requires((detail::HoldsArrays<T> && ...) && !Arrays<T...>)
 void eval(const T&... things) {
   std::vector<array> arrays;
   (detail::append_arrays(arrays, things), ...);
