@@ -191,15 +191,15 @@ TEST(Module, ConvertsDtype) {
 
 TEST(Module, UpdateChecksAllBeforeItChangesAnything) {
   MLP model;
-  array before = model.fc1.bias.eval();
+  array before = model.fc1.bias->eval();
   nn::Tree wrong{{"fc1.bias", ones({3})}, {"fc3.bias", ones({3})}, {"fc2.weight", ones({3, 2})}};
   EXPECT_EQ(message_of([&] { nn::update(model, wrong); }),
             "[update] the tree does not fit the module MLP:\n"
             "  unexpected:\n    fc3.bias (3,)\n"
             "  wrong shape:\n    fc2.weight is (2, 3) in the model but (3, 2) in the tree");
-  EXPECT_EQ(model.fc1.bias.id(), before.id());
+  EXPECT_EQ(model.fc1.bias->id(), before.id());
   nn::update(model, nn::Tree{{"fc1.bias", ones({3})}, {"other", ones({3})}}, false);
-  reference::expect_close(model.fc1.bias, ones({3}), 0, "updated");
+  reference::expect_close(*model.fc1.bias, ones({3}), 0, "updated");
 }
 
 struct TemporaryFile {

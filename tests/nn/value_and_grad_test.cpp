@@ -149,7 +149,7 @@ TEST(ModelGradients, TrainsToFitAFunction) {
   MLP model;
   optimizers::Adam optimizer(2e-2);
   array x = random::normal({64, 3}, float32, 0.0f, 1.0f);
-  array y = sin(x(Slice(), Slice(0, 2)));
+  array y = sin(x(indexing::_, indexing::range(0, 2)));
   auto step = nn::value_and_grad(model, [](const MLP& m, const array& x, const array& y) {
     return losses::mse_loss(m(x), y);
   });

@@ -183,7 +183,7 @@ void set_dtype(ModuleRef m, Dtype dtype, const std::function<bool(Dtype)>& predi
 
 struct FreezeOptions {
   bool recurse = true;            // into parts, or only the module's own parameters
-  std::vector<std::string> keys;  // names such as "bias"; empty means all
+  std::vector<std::string> keys = {};  // names such as "bias"; empty means all
   bool strict = false;            // throw std::invalid_argument for a key that no part has
 };
 // Frozen parameters get no gradient and are left alone by optimizers.
@@ -402,7 +402,7 @@ concept HoldsArrays = std::derived_from<T, array> || std::same_as<T, nn::Tree> |
 }  // namespace detail
 
 template <class... T>
-  requires((detail::HoldsArrays<T> && ...) && !(std::derived_from<T, array> && ...))
+  requires((detail::HoldsArrays<T> && ...) && !Arrays<T...>)
 void eval(const T&... things) {
   std::vector<array> arrays;
   (detail::append_arrays(arrays, things), ...);

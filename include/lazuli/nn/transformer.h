@@ -17,9 +17,9 @@ using Mask = std::optional<array>;
 using Activation = std::function<array(const array&)>;
 
 struct MultiHeadAttentionOptions {
-  std::optional<int64_t> query_input_dims, key_input_dims;  // dims
-  std::optional<int64_t> value_input_dims;                  // key_input_dims
-  std::optional<int64_t> value_dims, value_output_dims;     // dims
+  std::optional<int64_t> query_input_dims = {}, key_input_dims = {};  // dims
+  std::optional<int64_t> value_input_dims = {};                       // key_input_dims
+  std::optional<int64_t> value_dims = {}, value_output_dims = {};     // dims
   bool bias = false;
 };
 class MultiHeadAttention {
@@ -37,7 +37,7 @@ class MultiHeadAttention {
 };
 
 struct TransformerOptions {
-  std::optional<int64_t> mlp_dims;  // 4 * dims
+  std::optional<int64_t> mlp_dims = {};  // 4 * dims
   double dropout = 0;
   Activation activation = {};       // relu if empty
   bool norm_first = true;
