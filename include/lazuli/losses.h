@@ -16,7 +16,7 @@ enum class Reduction { none, mean, sum };
 using enum Reduction;
 
 struct CrossEntropyOptions {
-  std::optional<array> weights;  // one for each loss, of the same shape
+  std::optional<array> weights = {};  // one for each loss, of the same shape
   int axis = -1;                 // of the classes
   double label_smoothing = 0;    // in [0, 1): this share of each target goes to all classes alike
   Reduction reduction = none;
@@ -27,7 +27,7 @@ struct CrossEntropyOptions {
 array cross_entropy(const array& logits, const array& targets, const CrossEntropyOptions& options = {});
 
 struct BinaryCrossEntropyOptions {
-  std::optional<array> weights;  // one for each loss, of the same shape
+  std::optional<array> weights = {};  // one for each loss, of the same shape
   bool with_logits = true;       // inputs are logits; otherwise probabilities
   Reduction reduction = mean;
 };
