@@ -92,9 +92,9 @@ class Visitor {
   template <class T>
   void operator()(std::string_view name, T& member);
 
-  virtual void parameter(std::string_view name, Parameter& p) {}
-  virtual void buffer(std::string_view name, Buffer& b) {}
-  virtual void training(Training& t) {}
+  virtual void parameter(std::string_view, Parameter&) {}
+  virtual void buffer(std::string_view, Buffer&) {}
+  virtual void training(Training&) {}
   virtual void child(std::string_view name, const ModuleRef& m);  // default: goes on inside
 };
 

@@ -1,0 +1,8 @@
+// Lazuli does not run on Metal.
+#pragma once
+
+#include "mlx/api.h"
+
+namespace mlx::core::metal {
+inline bool is_available() { return false; }
+}  // namespace mlx::core::metal

@@ -1,0 +1,4 @@
+#pragma once
+
+#include "lazuli/compile.h"
+#include "mlx/array.h"

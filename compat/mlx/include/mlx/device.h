@@ -1,0 +1,4 @@
+#pragma once
+
+#include "lazuli/device.h"
+#include "mlx/api.h"

@@ -1,0 +1,4 @@
+#pragma once
+
+#include "lazuli/dtype.h"
+#include "mlx/api.h"

@@ -1,0 +1,4 @@
+#pragma once
+
+#include "lazuli/graph.h"
+#include "mlx/array.h"

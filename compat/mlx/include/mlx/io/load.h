@@ -1,0 +1,4 @@
+#pragma once
+
+#include "lazuli/io/stream.h"
+#include "mlx/api.h"

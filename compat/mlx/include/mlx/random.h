@@ -1,0 +1,6 @@
+#pragma once
+
+#include "lazuli/random.h"
+#include "mlx/array.h"
+#include "mlx/stream.h"
+#include "mlx/utils.h"

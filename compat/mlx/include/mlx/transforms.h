@@ -1,0 +1,4 @@
+#pragma once
+
+#include "lazuli/transforms.h"
+#include "mlx/array.h"

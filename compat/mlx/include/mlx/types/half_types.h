@@ -1,0 +1,4 @@
+#pragma once
+
+#include "lazuli/half.h"
+#include "mlx/api.h"
