@@ -3,10 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <string>
-
-#include "lazuli/array.h"
 
 namespace lazuli::testing {
 
@@ -23,14 +20,6 @@ std::string message_of(F&& f) {
   }
   ADD_FAILURE() << "no exception";
   return "";
-}
-
-// Same shape, dtype and bits.
-inline bool same_bits(const array& a, const array& b) {
-  if (a.shape() != b.shape() || a.dtype() != b.dtype()) return false;
-  return dispatch_dtype(a.dtype(), [&]<class T>(T) {
-    return a.size() == 0 || std::memcmp(a.data<T>(), b.data<T>(), a.nbytes()) == 0;
-  });
 }
 
 }  // namespace lazuli::testing

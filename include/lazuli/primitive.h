@@ -57,6 +57,7 @@ class Primitive {
     reduce,       // a reduction: takes an elementwise prologue
     pick,         // one result of a tuple node
     pass,         // a tuple node whose results are inputs, unchanged
+    unknown,      // stands for a value that a trace does not have
   };
 
   explicit Primitive(Role role = Role::kernel) : role_(role) {}
@@ -73,6 +74,9 @@ class Primitive {
   // Same computation? Only called for the same dynamic type.
   virtual bool equals(const Primitive&) const { return false; }
   virtual size_t hash() const { return 0; }
+
+  // False: outputs are constants to every derivative (stop_gradient).
+  virtual bool passes_derivative() const { return true; }
 
   // Cotangents of primals[argnums[i]] given those of all outputs. Shapes and dtypes
   // of the results are those of the primals. Default: throws std::invalid_argument.

@@ -150,6 +150,7 @@ class StopGradient : public detail::Parameters<ViewPrimitive, StopGradient> {
   auto params() const { return std::tuple<>(); }
   static constexpr const char* param_names[] = {""};
   LAZULI_VIEW_RULES
+  bool passes_derivative() const override { return false; }
 };
 
 // A view of inputs[0]; the other inputs only have to be computed first.

@@ -149,6 +149,9 @@ class Evaluation {
       case Primitive::Role::view: return run_view(b, root);
       case Primitive::Role::pick: return run_pick(root);
       case Primitive::Role::pass: return run_pass(b, root);
+      case Primitive::Role::unknown:
+        throw std::invalid_argument("the value of an array was asked for while the function is traced, when it has "
+                                    "none yet; use where instead of a condition on values");
       case Primitive::Role::kernel: return run_kernel(b, root);
     }
   }

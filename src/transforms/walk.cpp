@@ -38,7 +38,7 @@ class Argument : public ViewPrimitive {
 
 class Placeholder : public Primitive {
  public:
-  explicit Placeholder(const char* transform) : transform_(transform) {}
+  explicit Placeholder(const char* transform) : Primitive(Role::unknown), transform_(transform) {}
   std::string_view name() const override { return transform_; }
   std::string describe() const override { return "placeholder"; }
 
@@ -92,7 +92,9 @@ Subgraph subgraph(const std::vector<array>& inputs, const std::vector<array>& ou
       bool depends = false;
       for (uint32_t k = 0; k < n->num_inputs; ++k) depends |= entry_of(n->inputs[k]) >= 0;
       if (!depends) continue;
-      if (along == Along::inexact && !n->is_tuple && !issubdtype(n->dtype, inexact)) continue;
+      if (along == Along::inexact &&
+          (!n->primitive->passes_derivative() || (!n->is_tuple && !issubdtype(n->dtype, inexact))))
+        continue;
       n->mark = static_cast<int32_t>(g.entries.size());
       g.entries.push_back({handle(n), static_cast<uint32_t>(g.inputs.size()), n->num_inputs, -1});
       for (uint32_t k = 0; k < n->num_inputs; ++k) g.inputs.push_back(entry_of(n->inputs[k]));
