@@ -75,7 +75,8 @@ void check_broadcast(const char* op, const char* what, const Shape& from, const 
     int64_t a = from[from.size() - 1 - i];
     fits = a == 1 || a == to[to.size() - 1 - i];
   }
-  if (!fits) fail(op, what + (" of shape " + to_string(from)) + " does not broadcast to shape " + to_string(to));
+  if (!fits)
+    fail(op, what + (" of shape " + to_string(from)) + " does not broadcast to shape " + to_string(to));
 }
 
 array floats(const Shape& shape, RandomFloats::Kind kind, const array& key, const StreamOrDevice& s) {
@@ -114,7 +115,10 @@ array random_bits(const char* op, const Shape& shape, int width, const std::opti
   if (width != 1 && width != 2 && width != 4)
     fail(op, "the width must be 1, 2 or 4 bytes, found " + std::to_string(width));
   check_shape(op, shape);
-  return array::make(shape, width == 4 ? uint32 : width == 2 ? uint16 : uint8,
+  return array::make(shape,
+                     width == 4   ? uint32
+                     : width == 2 ? uint16
+                                  : uint8,
                      make_primitive<RandomBits>(shape, width), {checked_key(op, key)}, s);
 }
 
@@ -145,9 +149,9 @@ void KeySequence::set_state(const array& key) {
   key_[1] = words[1];
 }
 KeySequence& KeySequence::default_() {
-  static const uint64_t start =
-      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
-          .count();
+  static const uint64_t start = std::chrono::duration_cast<std::chrono::milliseconds>(
+                                    std::chrono::system_clock::now().time_since_epoch())
+                                    .count();
   static std::atomic<uint64_t> threads{0};
   static thread_local KeySequence sequence(start + 0x9E3779B97F4A7C15u * threads++);
   return sequence;
@@ -271,8 +275,8 @@ namespace {
 array gumbel_max(const array& logits, int axis, const Shape& shape, const std::optional<array>& key,
                  const StreamOrDevice& s) {
   if (logits.shape(axis) == 0)
-    fail("categorical", "there is nothing to draw from: axis " + std::to_string(axis) + " of logits of shape " +
-                            to_string(logits.shape()) + " is empty");
+    fail("categorical", "there is nothing to draw from: axis " + std::to_string(axis) +
+                            " of logits of shape " + to_string(logits.shape()) + " is empty");
   int at = axis + static_cast<int>(shape.size()) - static_cast<int>(logits.ndim()) + 1;
   Shape noise = shape;
   noise.insert(noise.begin() + at, logits.shape(axis));

@@ -25,7 +25,8 @@ template <class F>
 array along(const array& a, int axis, const char* op, const StreamOrDevice& s, F&& f) {
   axis = normalize_axis(axis, a.ndim(), op);
   if (a.shape(axis) > std::numeric_limits<uint32_t>::max())
-    throw std::invalid_argument("[" + std::string(op) + "] an axis may have at most 2^32 - 1 elements, found shape " +
+    throw std::invalid_argument("[" + std::string(op) +
+                                "] an axis may have at most 2^32 - 1 elements, found shape " +
                                 to_string(a.shape()));
   if (axis == static_cast<int>(a.ndim()) - 1) return f(a);
   return moveaxis(f(moveaxis(a, axis, -1, s)), -1, axis, s);
@@ -137,7 +138,8 @@ array topk(const array& a, int k, int axis, StreamOrDevice s) {
   int64_t n = a.shape(axis);
   if (k < 0 || k > n)
     throw std::invalid_argument("[topk] k is " + std::to_string(k) + ", but axis " + std::to_string(axis) +
-                                " of shape " + to_string(a.shape()) + " has " + std::to_string(n) + " elements");
+                                " of shape " + to_string(a.shape()) + " has " + std::to_string(n) +
+                                " elements");
   Shape start(a.ndim(), 0), stop = a.shape();
   start[axis] = n - k;
   if (k == 0 || k == n) return slice(a, start, stop, s);
@@ -151,8 +153,9 @@ array searchsorted(const array& sorted, const array& values, const std::string& 
     throw std::invalid_argument("[searchsorted] the sorted sequence must have 1 dimension, found shape " +
                                 to_string(sorted.shape()));
   if (sorted.size() > std::numeric_limits<uint32_t>::max())
-    throw std::invalid_argument("[searchsorted] the sorted sequence may have at most 2^32 - 1 elements, found " +
-                                std::to_string(sorted.size()));
+    throw std::invalid_argument(
+        "[searchsorted] the sorted sequence may have at most 2^32 - 1 elements, found " +
+        std::to_string(sorted.size()));
   if (side != "left" && side != "right")
     throw std::invalid_argument("[searchsorted] side must be \"left\" or \"right\", found \"" + side + "\"");
   Dtype dtype = promote_types(sorted.dtype(), values.dtype());

@@ -64,7 +64,8 @@ array draw(const std::string& name) {
   if (name == "split_5") return random::split(kBig, 5);
   if (name == "uniform_3x5x7") return uniform({3, 5, 7}, kBig);
   if (name == "uniform_affine") return uniform(-2.3f, 3.1f, {33}, float32, kKey);
-  if (name == "uniform_bounds") return uniform(array({0.f, 10.f, -5.f}), array({1.f, 20.f, -4.f}), {4, 3}, float32, kKey);
+  if (name == "uniform_bounds")
+    return uniform(array({0.f, 10.f, -5.f}), array({1.f, 20.f, -4.f}), {4, 3}, float32, kKey);
   if (name == "uniform_f16") return uniform(-2, 3, {33}, float16, kKey);
   if (name == "uniform_bf16") return uniform({33}, bfloat16, kKey);
   if (name.starts_with("uniform_")) return uniform({std::stoi(name.substr(8))}, kKey);
@@ -82,7 +83,8 @@ array draw(const std::string& name) {
   if (name == "randint_bool") return randint(0, 2, {20}, bool_, kKey);
   if (name == "bernoulli_03") return bernoulli(0.3f, {41}, kKey);
   if (name == "bernoulli_array") return bernoulli(array({0.1f, 0.9f, 0.5f}), {7, 3}, kKey);
-  if (name == "truncated_normal") return truncated_normal(array(-1.0f), array({0.5f, 2.0f, 0.0f}), {9, 3}, float32, kKey);
+  if (name == "truncated_normal")
+    return truncated_normal(array(-1.0f), array({0.5f, 2.0f, 0.0f}), {9, 3}, float32, kKey);
   if (name == "gumbel") return gumbel({31}, float32, kKey);
   if (name == "gumbel_bf16") return gumbel({31}, bfloat16, kKey);
   if (name == "laplace") return laplace({31}, kKey);
@@ -102,7 +104,8 @@ array draw(const std::string& name) {
     std::function<array(const array&)> three = [](const array& k) { return normal({3}, k); };
     return vmap(vmap(three))(reshape(keys, {2, 3, 2}));
   }
-  if (name == "vbits_1_7") return vmap([](const array& k) { return bits({7}, 1, k); })(random::split(kKey, 3));
+  if (name == "vbits_1_7")
+    return vmap([](const array& k) { return bits({7}, 1, k); })(random::split(kKey, 3));
   if (name == "sequence") {
     random::seed(42);
     std::vector<array> parts;
@@ -147,8 +150,10 @@ std::vector<uint32_t> slow_words(uint32_t k0, uint32_t k1, uint32_t n) {
 
 TEST(Random, ThreefryKnownAnswers) {  // from the authors' Random123 distribution
   EXPECT_EQ(threefry2x32(0, 0, 0, 0), std::pair(0x6b200159u, 0x99ba4efeu));
-  EXPECT_EQ(threefry2x32(0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu), std::pair(0x1cb996fcu, 0xbb002be7u));
-  EXPECT_EQ(threefry2x32(0x13198a2eu, 0x03707344u, 0x243f6a88u, 0x85a308d3u), std::pair(0xc4923a9cu, 0x483df7a0u));
+  EXPECT_EQ(threefry2x32(0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu),
+            std::pair(0x1cb996fcu, 0xbb002be7u));
+  EXPECT_EQ(threefry2x32(0x13198a2eu, 0x03707344u, 0x243f6a88u, 0x85a308d3u),
+            std::pair(0xc4923a9cu, 0x483df7a0u));
 }
 
 TEST(Random, BitsOfEveryWidthAndSize) {
@@ -158,7 +163,7 @@ TEST(Random, BitsOfEveryWidthAndSize) {
       ASSERT_EQ(b.itemsize(), static_cast<size_t>(width));
       b.eval();
       auto words = slow_words(0x12345678, 0x9ABCDEF0, static_cast<uint32_t>((n * width + 3) / 4));
-      const void* got = width == 4 ? static_cast<const void*>(b.data<uint32_t>())
+      const void* got = width == 4   ? static_cast<const void*>(b.data<uint32_t>())
                         : width == 2 ? static_cast<const void*>(b.data<uint16_t>())
                                      : static_cast<const void*>(b.data<uint8_t>());
       EXPECT_EQ(std::memcmp(got, words.data(), n * width), 0) << n << " of width " << width;
@@ -313,21 +318,39 @@ TEST(Random, Errors) {
   using E = std::invalid_argument;
   expect_error<E>([] { random::bits({3}, 3, kKey); }, "[bits] the width must be 1, 2 or 4 bytes, found 3");
   expect_error<E>([] { random::bits({-1}, kKey); }, "[bits] extents must not be negative, found shape (-1,)");
-  expect_error<E>([] { random::uniform({2}, array({1, 2})); },
-                  "[uniform] a key is a uint32 array of shape (2,), found int32 of shape (2,)");
+  expect_error<E>(
+      [] {
+        random::uniform({2}, array({1, 2}));
+      },
+      "[uniform] a key is a uint32 array of shape (2,), found int32 of shape (2,)");
   expect_error<E>([] { random::normal({2}, array({1u, 2u, 3u})); }, "found uint32 of shape (3,)");
-  expect_error<E>([] { random::uniform({2}, int32, kKey); }, "[uniform] the dtype must be a real floating type, found int32");
+  expect_error<E>([] { random::uniform({2}, int32, kKey); },
+                  "[uniform] the dtype must be a real floating type, found int32");
   expect_error<E>([] { random::uniform(zeros({3}, float32), array(1.0f), {2}, float32, kKey); },
                   "[uniform] low of shape (3,) does not broadcast to shape (2,)");
   expect_error<E>([] { random::normal({2}, int32, kKey); }, "[normal] the dtype must be floating or complex");
-  expect_error<E>([] { random::randint(0, 3, {2}, float32, kKey); }, "[randint] the dtype must be an integer type or bool");
-  expect_error<E>([] { random::bernoulli(1, {2}, kKey); }, "[bernoulli] p must be of a floating type, found int32");
-  expect_error<E>([] { random::split(kKey, -1); }, "[split] the number of keys must not be negative, found -1");
+  expect_error<E>([] { random::randint(0, 3, {2}, float32, kKey); },
+                  "[randint] the dtype must be an integer type or bool");
+  expect_error<E>([] { random::bernoulli(1, {2}, kKey); },
+                  "[bernoulli] p must be of a floating type, found int32");
+  expect_error<E>([] { random::split(kKey, -1); },
+                  "[split] the number of keys must not be negative, found -1");
   expect_error<E>([] { random::permutation(-2, kKey); }, "[permutation] the number of entries");
-  expect_error<E>([] { random::categorical(zeros({2, 0}, float32), 1, kKey); }, "[categorical] there is nothing to draw from");
-  expect_error<E>([] { random::categorical(zeros({2, 3}, float32), 1, Shape{3}, kKey); },
-                  "[categorical] logits without the axis, of shape (2,) does not broadcast to shape (3,)");
-  expect_error<std::out_of_range>([] { random::categorical(zeros({2, 3}, float32), 2, kKey); }, "categorical");
+  expect_error<E>(
+      [] {
+        random::categorical(zeros({2, 0}, float32), 1, kKey);
+      },
+      "[categorical] there is nothing to draw from");
+  expect_error<E>(
+      [] {
+        random::categorical(zeros({2, 3}, float32), 1, Shape{3}, kKey);
+      },
+      "[categorical] logits without the axis, of shape (2,) does not broadcast to shape (3,)");
+  expect_error<std::out_of_range>(
+      [] {
+        random::categorical(zeros({2, 3}, float32), 2, kKey);
+      },
+      "categorical");
   expect_error<std::out_of_range>([] { random::permutation(zeros({2}, float32), 3, kKey); }, "permutation");
 }
 

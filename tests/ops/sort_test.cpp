@@ -154,7 +154,8 @@ TEST(Sort, AxesAndLayouts) {
       SCOPED_TRACE(std::string(name) + ", axis " + std::to_string(axis));
       array sorted = sort(x, axis), order = argsort(x, axis);
       ASSERT_EQ(sorted.shape(), x.shape());
-      auto in = rows_of(contiguous(moveaxis(x, axis, -1))), out = rows_of(contiguous(moveaxis(sorted, axis, -1))),
+      auto in = rows_of(contiguous(moveaxis(x, axis, -1))),
+           out = rows_of(contiguous(moveaxis(sorted, axis, -1))),
            index = rows_of(contiguous(moveaxis(order, axis, -1)));
       for (size_t r = 0; r < in.size(); ++r) {
         auto want = slow_argsort(in[r]);
@@ -210,10 +211,10 @@ TEST(Sort, SearchSorted) {
     for (bool right : {false, true}) {
       std::vector<double> want;
       for (double x : values)
-        want.push_back(static_cast<double>(
-            (right ? std::upper_bound(sorted.begin(), sorted.end(), x, before)
-                   : std::lower_bound(sorted.begin(), sorted.end(), x, before)) -
-            sorted.begin()));
+        want.push_back(
+            static_cast<double>((right ? std::upper_bound(sorted.begin(), sorted.end(), x, before)
+                                       : std::lower_bound(sorted.begin(), sorted.end(), x, before)) -
+                                sorted.begin()));
       array got = searchsorted(s, v, right ? "right" : "left");
       EXPECT_EQ(got.shape(), v.shape());
       EXPECT_EQ(doubles(got), want);
@@ -229,8 +230,9 @@ TEST(Sort, SearchSorted) {
 
 TEST(Sort, GradientFollowsTheElements) {
   // Further apart than the steps of the differences.
-  array x = multiply(subtract(astype(reshape(random::permutation(36, random::key(3)), {4, 9}), float32), array(17.5f)),
-                     array(0.1f));
+  array x = multiply(
+      subtract(astype(reshape(random::permutation(36, random::key(3)), {4, 9}), float32), array(17.5f)),
+      array(0.1f));
   array w = random::normal({4, 9}, random::key(4));
   for (int axis : {0, 1})
     for (int which : {0, 1, 2}) {
@@ -244,7 +246,8 @@ TEST(Sort, GradientFollowsTheElements) {
         auto up = base, down = base;
         up[i] += 1e-3f;
         down[i] -= 1e-3f;
-        double slope = (f(array(up, Shape{4, 9})).item<float>() - f(array(down, Shape{4, 9})).item<float>()) / 2e-3;
+        double slope =
+            (f(array(up, Shape{4, 9})).item<float>() - f(array(down, Shape{4, 9})).item<float>()) / 2e-3;
         EXPECT_NEAR(g[i], slope, 2e-2) << "axis " << axis << ", case " << which << ", element " << i;
       }
       // Forward against reverse mode, and the second derivative: d2/dx2 of w x^2.
@@ -254,7 +257,8 @@ TEST(Sort, GradientFollowsTheElements) {
       array first = grad(f)(x);
       EXPECT_TRUE(allclose(multiply(second, x), multiply(first, t), 1e-4, 1e-5).item<bool>());
     }
-  EXPECT_EQ(doubles(grad([](const array& a) { return sum(multiply(a, astype(argsort(a), float32))); })(array({3.f, 1.f}))),
+  EXPECT_EQ(doubles(grad([](const array& a) { return sum(multiply(a, astype(argsort(a), float32))); })(
+                array({3.f, 1.f}))),
             (std::vector<double>{1, 0}));
 }
 
@@ -308,12 +312,20 @@ TEST(Sort, Errors) {
   array a = zeros({2, 3}, float32);
   expect_error<std::out_of_range>([&] { sort(a, 4); }, "sort");
   expect_error<std::out_of_range>([&] { argsort(array(1.0f), 0); }, "argsort");
-  expect_error<std::out_of_range>([&] { partition(a, 3, 1); }, "[partition] kth is 3, but axis 1 of shape (2, 3) has 3 elements");
+  expect_error<std::out_of_range>([&] { partition(a, 3, 1); },
+                                  "[partition] kth is 3, but axis 1 of shape (2, 3) has 3 elements");
   expect_error<std::out_of_range>([&] { argpartition(a, -3, 0); }, "[argpartition] kth is -3");
-  expect_error<std::invalid_argument>([&] { topk(a, 4, -1); }, "[topk] k is 4, but axis 1 of shape (2, 3) has 3 elements");
+  expect_error<std::invalid_argument>([&] { topk(a, 4, -1); },
+                                      "[topk] k is 4, but axis 1 of shape (2, 3) has 3 elements");
   expect_error<std::invalid_argument>([&] { topk(a, -1); }, "[topk] k is -1");
-  expect_error<std::invalid_argument>([&] { searchsorted(a, a); }, "[searchsorted] the sorted sequence must have 1 dimension, found shape (2, 3)");
-  expect_error<std::invalid_argument>([&] { searchsorted(array({1, 2}), a, "up"); }, "side must be \"left\" or \"right\", found \"up\"");
+  expect_error<std::invalid_argument>(
+      [&] { searchsorted(a, a); },
+      "[searchsorted] the sorted sequence must have 1 dimension, found shape (2, 3)");
+  expect_error<std::invalid_argument>(
+      [&] {
+        searchsorted(array({1, 2}), a, "up");
+      },
+      "side must be \"left\" or \"right\", found \"up\"");
 }
 
 }  // namespace

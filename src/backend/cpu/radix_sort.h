@@ -35,16 +35,22 @@ struct SortKey {
   static constexpr bool kInteger = std::integral<T>;
 
   static Key infinity() {
-    if constexpr (std::same_as<T, float16_t>) return 0x7c00;
-    else if constexpr (std::same_as<T, bfloat16_t>) return 0x7f80;
-    else if constexpr (std::same_as<T, float>) return 0x7f800000;
-    else return static_cast<Key>(0x7ff0000000000000);
+    if constexpr (std::same_as<T, float16_t>)
+      return 0x7c00;
+    else if constexpr (std::same_as<T, bfloat16_t>)
+      return 0x7f80;
+    else if constexpr (std::same_as<T, float>)
+      return 0x7f800000;
+    else
+      return static_cast<Key>(0x7ff0000000000000);
   }
   template <bool equal_zeros>
   static Key encode(T x) {
     Key bits = std::bit_cast<Key>(x);
-    if constexpr (std::unsigned_integral<T>) return bits;
-    else if constexpr (kInteger) return bits ^ kSign;
+    if constexpr (std::unsigned_integral<T>)
+      return bits;
+    else if constexpr (kInteger)
+      return bits ^ kSign;
     else {
       if (Key(bits & Key(~kSign)) > infinity()) return static_cast<Key>(~Key(0));
       if (equal_zeros && bits == kSign) bits = 0;
@@ -52,9 +58,12 @@ struct SortKey {
     }
   }
   static T decode(Key key) {
-    if constexpr (std::unsigned_integral<T>) return std::bit_cast<T>(key);
-    else if constexpr (kInteger) return std::bit_cast<T>(static_cast<Key>(key ^ kSign));
-    else return std::bit_cast<T>(static_cast<Key>(key & kSign ? key ^ kSign : ~key));
+    if constexpr (std::unsigned_integral<T>)
+      return std::bit_cast<T>(key);
+    else if constexpr (kInteger)
+      return std::bit_cast<T>(static_cast<Key>(key ^ kSign));
+    else
+      return std::bit_cast<T>(static_cast<Key>(key & kSign ? key ^ kSign : ~key));
   }
 };
 // By real, then by imaginary part.
@@ -79,8 +88,14 @@ struct Indexed {
   uint32_t index;
   bool operator<(const Indexed& o) const { return key != o.key ? key < o.key : index < o.index; }
 };
-template <class Key> Key key_of(Key k) { return k; }
-template <class Key> Key key_of(const Indexed<Key>& e) { return e.key; }
+template <class Key>
+Key key_of(Key k) {
+  return k;
+}
+template <class Key>
+Key key_of(const Indexed<Key>& e) {
+  return e.key;
+}
 
 // ---- sorting
 
@@ -138,7 +153,8 @@ E* radix_sort_parallel(E* a, E* b, int64_t n) {
     if (largest == n) continue;
     parallel_for(chunks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c)
-        for (int64_t i = c * chunk; i < std::min(n, (c + 1) * chunk); ++i) b[counts[c * 256 + digit(a[i])]++] = a[i];
+        for (int64_t i = c * chunk; i < std::min(n, (c + 1) * chunk); ++i)
+          b[counts[c * 256 + digit(a[i])]++] = a[i];
     });
     std::swap(a, b);
   }

@@ -3,19 +3,19 @@
 // The n words of a key's array come in pairs: block i of the generator, counters
 // (i, i + ceil(n/2)), gives words i and i + ceil(n/2). If n is odd, the middle word is the first
 // of the block with counters (n/2, 0).
+#include "ops/random.h"
+
 #include <cstring>
 #include <type_traits>
-
-#include "ops/random.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/random.cpp"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 // After highway.h
-#include "backend/cpu/simd_math-inl.h"
 #include "backend/backend.h"
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/simd_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lazuli::cpu::HWY_NAMESPACE {
@@ -26,30 +26,39 @@ using VU = hn::Vec<DU>;
 using VF = hn::Vec<DF>;
 
 template <int kLeft>
-HWY_INLINE void round(VU& a, VU& b) {
+HWY_INLINE void mix(VU& a, VU& b) {
   a = hn::Add(a, b);
   b = hn::Xor(hn::RotateRight<32 - kLeft>(b), a);
 }
-// The words of blocks with counters (a, b), in place.
-HWY_INLINE void threefry(VU k0, VU k1, VU k2, VU& a, VU& b) {
-  const DU d;
-  a = hn::Add(a, k0);
-  b = hn::Add(b, k1);
-  round<13>(a, b), round<15>(a, b), round<26>(a, b), round<6>(a, b);
-  a = hn::Add(a, k1);
-  b = hn::Add(b, hn::Add(k2, hn::Set(d, 1)));
-  round<17>(a, b), round<29>(a, b), round<16>(a, b), round<24>(a, b);
-  a = hn::Add(a, k2);
-  b = hn::Add(b, hn::Add(k0, hn::Set(d, 2)));
-  round<13>(a, b), round<15>(a, b), round<26>(a, b), round<6>(a, b);
-  a = hn::Add(a, k0);
-  b = hn::Add(b, hn::Add(k1, hn::Set(d, 3)));
-  round<17>(a, b), round<29>(a, b), round<16>(a, b), round<24>(a, b);
-  a = hn::Add(a, k1);
-  b = hn::Add(b, hn::Add(k2, hn::Set(d, 4)));
-  round<13>(a, b), round<15>(a, b), round<26>(a, b), round<6>(a, b);
-  a = hn::Add(a, k2);
-  b = hn::Add(b, hn::Add(k0, hn::Set(d, 5)));
+template <int r0, int r1, int r2, int r3, class... V>
+HWY_INLINE void four_rounds(VU ka, VU kb, uint32_t i, VU& a, VU& b, V&... more) {
+  const VU next_b = hn::Add(kb, hn::Set(DU(), i));
+  mix<r0>(a, b);
+  if constexpr (sizeof...(V) == 2) mix<r0>(more...);
+  mix<r1>(a, b);
+  if constexpr (sizeof...(V) == 2) mix<r1>(more...);
+  mix<r2>(a, b);
+  if constexpr (sizeof...(V) == 2) mix<r2>(more...);
+  mix<r3>(a, b);
+  if constexpr (sizeof...(V) == 2) mix<r3>(more...);
+  auto inject = [&](VU& x, VU& y) HWY_ATTR { x = hn::Add(x, ka), y = hn::Add(y, next_b); };
+  inject(a, b);
+  if constexpr (sizeof...(V) == 2) inject(more...);
+}
+// The words of blocks with counters (a, b), in place; of two such pairs at once.
+template <class... V>
+HWY_INLINE void threefry(VU k0, VU k1, VU k2, V&... words) {
+  auto start = [&](VU& a, VU& b) HWY_ATTR { a = hn::Add(a, k0), b = hn::Add(b, k1); };
+  if constexpr (sizeof...(V) == 2) {
+    start(words...);
+  } else {
+    [&](VU& a, VU& b, VU& c, VU& d) HWY_ATTR { start(a, b), start(c, d); }(words...);
+  }
+  four_rounds<13, 15, 26, 6>(k1, k2, 1, words...);
+  four_rounds<17, 29, 16, 24>(k2, k0, 2, words...);
+  four_rounds<13, 15, 26, 6>(k0, k1, 3, words...);
+  four_rounds<17, 29, 16, 24>(k1, k2, 4, words...);
+  four_rounds<13, 15, 26, 6>(k2, k0, 5, words...);
 }
 
 // What becomes of 32 random bits.
@@ -75,9 +84,7 @@ struct Erfinv {
   }
 };
 struct Normal {
-  HWY_INLINE VF operator()(VU bits) const {
-    return hn::Mul(hn::Set(DF(), 1.41421356f), Erfinv()(bits));
-  }
+  HWY_INLINE VF operator()(VU bits) const { return hn::Mul(hn::Set(DF(), 1.41421356f), Erfinv()(bits)); }
 };
 
 // Blocks [begin, end) of the array of `bytes` bytes at `out`. The words need not be aligned, and
@@ -99,9 +106,20 @@ void blocks(const uint32_t* key, char* out, int64_t bytes, int64_t begin, int64_
       std::memcpy(out + at, buffer, size);
     }
   };
-  for (int64_t i = begin; i < end; i += lanes) {
-    VU a = hn::Iota(d, static_cast<uint32_t>(i));
-    VU b = hn::Add(a, hn::Set(d, static_cast<uint32_t>(stride)));
+  const VU iota = hn::Iota(d, 0), apart = hn::Set(d, static_cast<uint32_t>(stride));
+  auto counter = [&](int64_t i) HWY_ATTR { return hn::Add(iota, hn::Set(d, static_cast<uint32_t>(i))); };
+  int64_t i = begin;
+  // Two at a time: a block is one long chain of dependent instructions.
+  for (; i + 2 * lanes <= end; i += 2 * lanes) {
+    VU a = counter(i), b = hn::Add(a, apart), a2 = counter(i + lanes), b2 = hn::Add(a2, apart);
+    threefry(k0, k1, k2, a, b, a2, b2);
+    store(Make()(a), i, lanes);
+    store(Make()(a2), i + lanes, lanes);
+    store(Make()(b), i + stride, lanes);
+    store(Make()(b2), i + lanes + stride, lanes);
+  }
+  for (; i < end; i += lanes) {
+    VU a = counter(i), b = hn::Add(a, apart);
     threefry(k0, k1, k2, a, b);
     int64_t count = std::min(lanes, end - i);
     store(Make()(a), i, count);
@@ -143,9 +161,15 @@ void generate(const uint32_t* keys, int64_t num_keys, char* out, int64_t bytes) 
 }
 
 void random_bits(const uint32_t* k, int64_t n, char* out, int64_t bytes) { generate<Bits>(k, n, out, bytes); }
-void random_uniform(const uint32_t* k, int64_t n, char* out, int64_t bytes) { generate<Uniform>(k, n, out, bytes); }
-void random_erfinv(const uint32_t* k, int64_t n, char* out, int64_t bytes) { generate<Erfinv>(k, n, out, bytes); }
-void random_normal(const uint32_t* k, int64_t n, char* out, int64_t bytes) { generate<Normal>(k, n, out, bytes); }
+void random_uniform(const uint32_t* k, int64_t n, char* out, int64_t bytes) {
+  generate<Uniform>(k, n, out, bytes);
+}
+void random_erfinv(const uint32_t* k, int64_t n, char* out, int64_t bytes) {
+  generate<Erfinv>(k, n, out, bytes);
+}
+void random_normal(const uint32_t* k, int64_t n, char* out, int64_t bytes) {
+  generate<Normal>(k, n, out, bytes);
+}
 
 }  // namespace lazuli::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -164,7 +188,8 @@ template <class F>
 void run(const KernelCall& call, F&& f) {
   const Operand& out = call.out[0];
   const int64_t num_keys = call.in[0].size / 2;
-  if (out.size) f(call.in[0].as<uint32_t>(), num_keys, out.as<char>(), out.size / num_keys * out.dtype.size());
+  if (out.size)
+    f(call.in[0].as<uint32_t>(), num_keys, out.as<char>(), out.size / num_keys * out.dtype.size());
 }
 
 void run_bits(const KernelCall& call) { run(call, HWY_DYNAMIC_DISPATCH(random_bits)); }

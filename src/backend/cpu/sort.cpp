@@ -26,8 +26,10 @@ void for_each_row(int64_t rows, int64_t n, F&& f) {
 // Calls f(begin, end) for the parts of one row.
 template <class F>
 void for_range(int64_t n, bool parallel, F&& f) {
-  if (parallel) parallel_for(n, 1 << 14, f);
-  else f(int64_t{0}, n);
+  if (parallel)
+    parallel_for(n, 1 << 14, f);
+  else
+    f(int64_t{0}, n);
 }
 
 // Calls f with the type whose keys sort the dtype.
