@@ -54,6 +54,12 @@ array pick(const char* loss, const array& values, const array& indices, int axis
   return squeeze(take_along_axis(values, expand_dims(indices, at), at), at);
 }
 
+// max(log(p), -100), whose derivative is 0 and not NaN at p = 0.
+array clipped_log(const array& p) {
+  array positive = where(p > 0, p, array(1, p.dtype()));
+  return where(p > 0, maximum(log(positive), -100), array(-100, p.dtype()));
+}
+
 }  // namespace
 
 array cross_entropy(const array& logits, const array& targets, const CrossEntropyOptions& o) {
@@ -77,7 +83,7 @@ array binary_cross_entropy(const array& inputs, const array& targets, const Bina
   check_same("binary_cross_entropy", "inputs", inputs, "targets", targets);
   array loss = o.with_logits
                    ? logaddexp(inputs, 0) - inputs * targets
-                   : -(targets * maximum(log(inputs), -100) + (1 - targets) * maximum(log(1 - inputs), -100));
+                   : -(targets * clipped_log(inputs) + (1 - targets) * clipped_log(1 - inputs));
   return reduce(weighted("binary_cross_entropy", loss, o.weights), o.reduction);
 }
 

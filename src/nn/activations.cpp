@@ -13,17 +13,29 @@
 namespace lazuli::nn {
 
 namespace {
-// 0 in the type of x, for `where`.
-array zero(const array& x) { return array(0, x.dtype()); }
+// A number in the type of x, for `where`.
+array number(double value, const array& x) { return array(value, x.dtype()); }
+
+// Selections and not max and min: at a kink the derivative is that of one side (of the flat one where there
+// is one) and not the mean of both. NaN passes through.
+array at_least(double low, const array& x) { return where(x <= low, number(low, x), x); }
+array at_most(double high, const array& x) { return where(x >= high, number(high, x), x); }
+
+// alpha (e^(x / divisor) - 1) where x <= 0. The exponent is kept from overflowing where the result is not
+// used: its derivative, infinite times 0, would be NaN.
+array exponential_below_zero(const array& x, double alpha, double divisor) {
+  array negative_part = where(x > 0, number(0, x), x);
+  return where(x > 0, x, alpha * expm1(divisor == 1 ? negative_part : negative_part / divisor));
+}
 }  // namespace
 
-array relu(const array& x) { return maximum(x, 0); }
-array relu2(const array& x) { return square(maximum(x, 0)); }
-array relu6(const array& x) { return minimum(maximum(x, 0), 6); }
-array leaky_relu(const array& x, double negative_slope) { return maximum(x * negative_slope, x); }
-array prelu(const array& x, const array& alpha) { return maximum(x, 0) + alpha * minimum(x, 0); }
-array elu(const array& x, double alpha) { return where(x > 0, x, alpha * expm1(x)); }
-array celu(const array& x, double alpha) { return maximum(x, 0) + alpha * expm1(minimum(x, 0) / alpha); }
+array relu(const array& x) { return at_least(0, x); }
+array relu2(const array& x) { return square(relu(x)); }
+array relu6(const array& x) { return at_most(6, relu(x)); }
+array leaky_relu(const array& x, double negative_slope) { return where(x < 0, x * negative_slope, x); }
+array prelu(const array& x, const array& alpha) { return where(x < 0, alpha * x, x); }
+array elu(const array& x, double alpha) { return exponential_below_zero(x, alpha, 1); }
+array celu(const array& x, double alpha) { return exponential_below_zero(x, alpha, alpha); }
 array selu(const array& x) { return elu(x, 1.67326) * 1.0507; }
 array log_sigmoid(const array& x) { return -softplus(-x); }
 array silu(const array& x) { return x * sigmoid(x); }
@@ -31,11 +43,11 @@ array softplus(const array& x) { return logaddexp(x, 0); }
 array mish(const array& x) { return x * tanh(softplus(x)); }
 array softsign(const array& x) { return x / (1 + abs(x)); }
 array softshrink(const array& x, double lambda) {
-  return where(abs(x) > lambda, x - sign(x) * lambda, zero(x));
+  return where(abs(x) > lambda, x - sign(x) * lambda, number(0, x));
 }
-array hard_shrink(const array& x, double lambda) { return where(abs(x) > lambda, x, zero(x)); }
-array hard_tanh(const array& x, double min, double max) { return minimum(maximum(x, min), max); }
-array hardswish(const array& x) { return x * minimum(maximum(x + 3, 0), 6) / 6; }
+array hard_shrink(const array& x, double lambda) { return where(abs(x) > lambda, x, number(0, x)); }
+array hard_tanh(const array& x, double min, double max) { return at_most(max, at_least(min, x)); }
+array hardswish(const array& x) { return x * at_most(6, relu(x + 3)) / 6; }
 array step(const array& x, double threshold) { return astype(x >= threshold, int32); }
 array gelu(const array& x) { return x * (1 + erf(x / std::numbers::sqrt2)) / 2; }
 array gelu_approx(const array& x) {

@@ -77,6 +77,12 @@ TEST(Losses, CrossEntropyIsExactForLargeLogits) {
   EXPECT_NEAR(cross_entropy(logits, array({0})).item<double>(), expected, 1e-6);
 }
 
+TEST(Losses, BinaryCrossEntropyHasAGradientAtCertainty) {
+  array p({0.f, 1.f, 0.f, 1.f}), t({0.f, 1.f, 1.f, 0.f});
+  array g = grad([&](const array& x) { return binary_cross_entropy(x, t, {.with_logits = false}); })(p);
+  for (float v : g.to_vector<float>()) EXPECT_TRUE(std::isfinite(v)) << v;
+}
+
 TEST(Losses, KeepHalfPrecision) {
   array logits = astype(in("logits"), float16);
   EXPECT_EQ(dtype_name(cross_entropy(logits, in("labels"), {.label_smoothing = 0.1}).dtype()), "float16");

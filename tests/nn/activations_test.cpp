@@ -81,8 +81,31 @@ TEST(Activations, KeepHalfPrecision) {
 
 TEST(Activations, AreFiniteFarOut) {
   array x({-1e4f, -100.f, 100.f, 1e4f});
-  for (const auto& [name, pair] : all())
+  for (const auto& [name, pair] : all()) {
     for (float v : pair.function(x).to_vector<float>()) EXPECT_TRUE(std::isfinite(v)) << name << " gives " << v;
+    if (name == "step") continue;
+    array g = grad([&](const array& y) { return sum(pair.function(y)); })(x);
+    for (float v : g.to_vector<float>()) EXPECT_TRUE(std::isfinite(v)) << name << " has derivative " << v;
+  }
+}
+
+TEST(Activations, DerivativesAtKinks) {
+  auto slope = [](auto f, float x) {
+    return grad([&](const array& y) { return f(y); })(array(x)).template item<float>();
+  };
+  EXPECT_EQ(slope(nn::relu, 0), 0);
+  EXPECT_EQ(slope(nn::relu6, 6), 0);
+  EXPECT_EQ(slope([](const array& x) { return nn::elu(x, 2.0); }, 0), 2);
+  EXPECT_EQ(slope([](const array& x) { return nn::celu(x, 2.0); }, 0), 1);
+  EXPECT_EQ(slope([](const array& x) { return nn::hard_tanh(x); }, 1), 0);
+}
+
+TEST(Activations, LetNanThrough) {
+  for (const auto& [name, pair] : all()) {
+    if (name == "step") continue;
+    auto v = pair.function(full({2}, std::nanf(""))).to_vector<float>();
+    EXPECT_TRUE(std::isnan(v[0])) << name;
+  }
 }
 
 TEST(Activations, GluNeedsAnEvenAxis) {

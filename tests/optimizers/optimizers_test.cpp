@@ -103,8 +103,9 @@ TEST(Optimizers, KeepHalfPrecision) {
       for (const auto& [path, value] : p)
         EXPECT_EQ(dtype_name(value.dtype()), dtype_name(dtype)) << name << " " << path;
       for (const auto& [path, value] : optimizer.state())
-        if (path.find("step") == std::string::npos && path.find("learning_rate") == std::string::npos)
+        if (!path.ends_with("step") && !path.ends_with("learning_rate")) {
           EXPECT_EQ(dtype_name(value.dtype()), dtype_name(dtype)) << name << " " << path;
+        }
     }
 }
 

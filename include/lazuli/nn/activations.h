@@ -7,13 +7,13 @@
 
 namespace lazuli::nn {
 
-array relu(const array& x);                                // max(x, 0)
+array relu(const array& x);                                // max(x, 0); derivative 0 at 0
 array relu2(const array& x);                               // relu(x)^2
 array relu6(const array& x);                               // min(max(x, 0), 6)
-array leaky_relu(const array& x, double negative_slope = 0.01);  // max(slope * x, x)
-array prelu(const array& x, const array& alpha);           // max(0, x) + alpha * min(0, x)
+array leaky_relu(const array& x, double negative_slope = 0.01);  // x if x >= 0 else slope * x
+array prelu(const array& x, const array& alpha);           // x if x >= 0 else alpha * x
 array elu(const array& x, double alpha = 1.0);             // x if x > 0 else alpha * (e^x - 1)
-array celu(const array& x, double alpha = 1.0);            // max(x, 0) + alpha * (e^(min(x, 0) / alpha) - 1)
+array celu(const array& x, double alpha = 1.0);            // x if x > 0 else alpha * (e^(x / alpha) - 1)
 array selu(const array& x);                                // 1.0507 * elu(x, 1.67326)
 using lazuli::sigmoid;                                     // 1 / (1 + e^-x)
 array log_sigmoid(const array& x);                         // -softplus(-x)
