@@ -18,8 +18,8 @@ constexpr int64_t kSide = 4096;
 constexpr int kChain = 10000;
 
 array uniform(const Shape& shape, lazuli::Dtype dtype = lazuli::float32, float scale = 1, uint64_t seed = 1) {
-  array x = lazuli::astype(lazuli::random::uniform(-scale, scale, shape, lazuli::float32, lazuli::random::key(seed)),
-                           dtype);
+  array x = lazuli::astype(
+      lazuli::random::uniform(-scale, scale, shape, lazuli::float32, lazuli::random::key(seed)), dtype);
   eval(x);
   return x;
 }
@@ -85,10 +85,10 @@ std::vector<Way> make_scatter_add() {
 // 784-256-256-10 on 256 images: softmax cross entropy, SGD.
 std::vector<Way> make_mlp_step() {
   array images = uniform({256, 784}), labels = integers(256, 10);
-  auto p = std::make_shared<std::vector<array>>(std::vector<array>{
-      uniform({784, 256}, lazuli::float32, 0.05f, 2), lazuli::zeros({256}),
-      uniform({256, 256}, lazuli::float32, 0.1f, 3), lazuli::zeros({256}),
-      uniform({256, 10}, lazuli::float32, 0.1f, 4), lazuli::zeros({10})});
+  auto p = std::make_shared<std::vector<array>>(
+      std::vector<array>{uniform({784, 256}, lazuli::float32, 0.05f, 2), lazuli::zeros({256}),
+                         uniform({256, 256}, lazuli::float32, 0.1f, 3), lazuli::zeros({256}),
+                         uniform({256, 10}, lazuli::float32, 0.1f, 4), lazuli::zeros({10})});
   auto loss = [=](const std::vector<array>& p) {
     array h = maximum(addmm(p[1], images, p[0]), 0);
     h = maximum(addmm(p[3], h, p[2]), 0);
@@ -140,11 +140,15 @@ int main(int argc, char** argv) {
           {"softmax", [=] { return make_unary([](const array& x) { return softmax(x, -1); }, square, 3); }},
           {"argmax", [=] { return make_unary([](const array& x) { return argmax(x, -1); }, square); }},
           {"cumsum", [=] { return make_unary([](const array& x) { return cumsum(x, -1); }, square); }},
-          {"transpose", [=] { return make_unary([](const array& x) { return contiguous(transpose(x)); }, square); }},
+          {"transpose",
+           [=] { return make_unary([](const array& x) { return contiguous(transpose(x)); }, square); }},
           {"conv2d_forward", make_convolution},
           {"conv2d_input_gradient", make_input_gradient},
           {"conv2d_weight_gradient", make_weight_gradient},
-          {"sort", [] { return make_unary([](const array& x) { return sort(x, -1); }, {1024, 4096}); }},
+          {"sort",
+           [] {
+             return make_unary([](const array& x) { return sort(x, -1); }, {1024, 4096});
+           }},
           {"take", make_take},
           {"scatter_add", make_scatter_add},
           {"random_normal",

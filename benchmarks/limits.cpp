@@ -139,7 +139,8 @@ std::vector<Way> make_sum_axis0() {
                for (int64_t r = 0; r < kSide; r += 4) {
                  const float* q = x + r * kSide;
                  for (int64_t c = 0; c < kSide; c += kWidth)
-                   store(p + c, (load(p + c) + load(q + c)) + (load(q + c + kSide) + load(q + c + 2 * kSide)) +
+                   store(p + c, (load(p + c) + load(q + c)) +
+                                    (load(q + c + kSide) + load(q + c + 2 * kSide)) +
                                     load(q + c + 3 * kSide));
                }
 #pragma omp for schedule(static)
@@ -456,7 +457,8 @@ std::vector<Way> make_vecmat() {
                       for (int64_t c = begin; c < end; ++c) out[c] = 0;
                       for (int64_t k = 0; k < kSide; k += 4) {
                         const float* p = w + k * kSide;
-                        vec x0 = splat(x[k]), x1 = splat(x[k + 1]), x2 = splat(x[k + 2]), x3 = splat(x[k + 3]);
+                        vec x0 = splat(x[k]), x1 = splat(x[k + 1]), x2 = splat(x[k + 2]),
+                            x3 = splat(x[k + 3]);
                         for (int64_t c = begin; c < end; c += kWidth)
                           store(out + c, load(out + c) + x0 * load(p + c) + x1 * load(p + c + kSide) +
                                              x2 * load(p + c + 2 * kSide) + x3 * load(p + c + 3 * kSide));

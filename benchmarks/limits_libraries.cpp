@@ -46,8 +46,8 @@ memory random_memory(const memory::desc& desc, uint64_t seed = 1) {
 
 void product(const float* a, const float* b, float* c, int m, int n, int k, bool ta = false, bool tb = false,
              float alpha = 1, float beta = 0) {
-  cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, m, n, k, alpha, a,
-              ta ? m : k, b, tb ? k : n, beta, c, n);
+  cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, m, n, k, alpha,
+              a, ta ? m : k, b, tb ? k : n, beta, c, n);
 }
 
 // Adds the way unless oneDNN has none on this machine.
@@ -55,8 +55,7 @@ template <class F>
 void offer(std::vector<Way>& ways, F make) {
   try {
     ways.push_back(make());
-  } catch (const dnnl::error&) {
-  }
+  } catch (const dnnl::error&) {}
 }
 
 Way dnnl_matmul(int64_t n, type t) {
@@ -163,9 +162,7 @@ Way convolution(Part part, bool channels_last) {
                     {DNNL_ARG_DIFF_WEIGHTS, random_memory(pd.diff_weights_desc(), 2)},
                     {DNNL_ARG_DIFF_DST, random_memory(pd.diff_dst_desc(), 3)}});
 }
-std::vector<Way> make_convolution(Part part) {
-  return {convolution(part, true), convolution(part, false)};
-}
+std::vector<Way> make_convolution(Part part) { return {convolution(part, true), convolution(part, false)}; }
 
 // A training step of a 784-256-256-10 network on 256 images: softmax cross entropy, SGD.
 class Mlp {
@@ -214,8 +211,8 @@ class Mlp {
   }
 
   Floats x_ = uniform(kBatch * kIn), w1_ = uniform(kIn * kHidden, 2, 0.05f), b1_{kHidden},
-         w2_ = uniform(kHidden * kHidden, 3, 0.1f), b2_{kHidden}, w3_ = uniform(kHidden * kOut, 4, 0.1f), b3_{kOut},
-         h1_{kBatch * kHidden}, h2_{kBatch * kHidden}, o_{kBatch * kOut}, d1_{kBatch * kHidden},
+         w2_ = uniform(kHidden * kHidden, 3, 0.1f), b2_{kHidden}, w3_ = uniform(kHidden * kOut, 4, 0.1f),
+         b3_{kOut}, h1_{kBatch * kHidden}, h2_{kBatch * kHidden}, o_{kBatch * kOut}, d1_{kBatch * kHidden},
          d2_{kBatch * kHidden};
   Buffer<int32_t> label_ = indices(kBatch, kOut);
 };
@@ -224,19 +221,18 @@ class Mlp {
 
 std::vector<bench::Row> library_rows() {
   return {
-      {"matmul_f32_1024", [] { return make_matmul(1024); }},
-      {"matmul_f32_2048", [] { return make_matmul(2048); }},
-      {"matmul_bf16_1024", [] { return make_matmul_bf16(1024); }},
+    {"matmul_f32_1024", [] { return make_matmul(1024); }},
+        {"matmul_f32_2048", [] { return make_matmul(2048); }},
+        {"matmul_bf16_1024", [] { return make_matmul_bf16(1024); }},
 #if defined(__FLT16_MAX__)
-      {"matmul_f16_1024", [] { return make_matmul_f16(1024); }},
+        {"matmul_f16_1024", [] { return make_matmul_f16(1024); }},
 #endif
-      {"conv2d_forward", [] { return make_convolution(Part::forward); }},
-      {"conv2d_input_gradient", [] { return make_convolution(Part::input_gradient); }},
-      {"conv2d_weight_gradient", [] { return make_convolution(Part::weight_gradient); }},
-      {"mlp_step",
-       [] {
-         return std::vector<Way>{{"OpenBLAS", [mlp = std::make_shared<Mlp>()] { mlp->step(); }}};
-       }},
+        {"conv2d_forward", [] { return make_convolution(Part::forward); }},
+        {"conv2d_input_gradient", [] { return make_convolution(Part::input_gradient); }},
+        {"conv2d_weight_gradient", [] { return make_convolution(Part::weight_gradient); }},
+        {"mlp_step", [] {
+           return std::vector<Way>{{"OpenBLAS", [mlp = std::make_shared<Mlp>()] { mlp->step(); }}};
+         }},
   };
 }
 
@@ -245,19 +241,20 @@ Way library_eltwise(const std::string& function, Floats in, int64_t side) {
                    : function == "tanh" ? dnnl::algorithm::eltwise_tanh
                                         : dnnl::algorithm::eltwise_gelu_erf;
   memory::desc square({side, side}, type::f32, tag::ab);
-  dnnl::eltwise_forward::primitive_desc pd({dnnl::prop_kind::forward_inference, algorithm, square, 0, 0}, engine());
-  Way way = primitive("oneDNN", dnnl::eltwise_forward(pd),
-                      {{DNNL_ARG_SRC, memory(square, engine(), in.get())},
-                       {DNNL_ARG_DST, memory(square, engine())}});
+  dnnl::eltwise_forward::primitive_desc pd({dnnl::prop_kind::forward_inference, algorithm, square, 0, 0},
+                                           engine());
+  Way way = primitive(
+      "oneDNN", dnnl::eltwise_forward(pd),
+      {{DNNL_ARG_SRC, memory(square, engine(), in.get())}, {DNNL_ARG_DST, memory(square, engine())}});
   return {way.name, [in, run = way.run] { run(); }};  // `in` lives as long as the way
 }
 
 Way library_softmax(Floats in, int64_t side) {
   memory::desc square({side, side}, type::f32, tag::ab);
   dnnl::softmax_forward::primitive_desc pd({dnnl::prop_kind::forward_inference, square, 1}, engine());
-  Way way = primitive("oneDNN", dnnl::softmax_forward(pd),
-                      {{DNNL_ARG_SRC, memory(square, engine(), in.get())},
-                       {DNNL_ARG_DST, memory(square, engine())}});
+  Way way = primitive(
+      "oneDNN", dnnl::softmax_forward(pd),
+      {{DNNL_ARG_SRC, memory(square, engine(), in.get())}, {DNNL_ARG_DST, memory(square, engine())}});
   return {way.name, [in, run = way.run] { run(); }};
 }
 

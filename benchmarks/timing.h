@@ -43,7 +43,9 @@ inline double now() {
 inline double own_cpu_seconds() {
   rusage r;
   getrusage(RUSAGE_SELF, &r);
-  auto seconds = [](timeval t) { return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec); };
+  auto seconds = [](timeval t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
   return seconds(r.ru_utime) + seconds(r.ru_stime);
 }
 
@@ -52,7 +54,8 @@ inline double machine_cpu_seconds() {
   std::FILE* file = std::fopen("/proc/stat", "r");
   if (!file) return 0;
   double user = 0, nice = 0, system = 0, idle, wait, irq = 0, softirq = 0;
-  int found = std::fscanf(file, "cpu %lf %lf %lf %lf %lf %lf %lf", &user, &nice, &system, &idle, &wait, &irq, &softirq);
+  int found = std::fscanf(file, "cpu %lf %lf %lf %lf %lf %lf %lf", &user, &nice, &system, &idle, &wait, &irq,
+                          &softirq);
   std::fclose(file);
   return found == 7 ? (user + nice + system + irq + softirq) / static_cast<double>(sysconf(_SC_CLK_TCK)) : 0;
 }
@@ -98,11 +101,13 @@ inline void print_result(const Row& row) {
       t.min /= candidate.divisor;
       if (way.empty() || t.median < best.median) best = t, way = candidate.name;
     }
-    std::printf("{\"row\": \"%s\", \"ms\": %.6f, \"min_ms\": %.6f, \"n\": %zu, \"way\": \"%s\", \"others\": %.3f}\n",
-                row.name.c_str(), best.median * 1e3, best.min * 1e3, best.n, way.c_str(), best.others);
+    std::printf(
+        "{\"row\": \"%s\", \"ms\": %.6f, \"min_ms\": %.6f, \"n\": %zu, \"way\": \"%s\", \"others\": %.3f}\n",
+        row.name.c_str(), best.median * 1e3, best.min * 1e3, best.n, way.c_str(), best.others);
   } catch (const std::exception& e) {
     std::string text = e.what();
-    std::replace_if(text.begin(), text.end(), [](char c) { return c == '"' || c == '\\' || c < ' '; }, '\'');
+    std::replace_if(
+        text.begin(), text.end(), [](char c) { return c == '"' || c == '\\' || c < ' '; }, '\'');
     std::printf("{\"row\": \"%s\", \"error\": \"%s\"}\n", row.name.c_str(), text.c_str());
   }
   std::fflush(stdout);
