@@ -43,9 +43,9 @@ array softplus(const array& x) { return logaddexp(x, 0); }
 array mish(const array& x) { return x * tanh(softplus(x)); }
 array softsign(const array& x) { return x / (1 + abs(x)); }
 array softshrink(const array& x, double lambda) {
-  return where(abs(x) > lambda, x - sign(x) * lambda, number(0, x));
+  return where(abs(x) <= lambda, number(0, x), x - sign(x) * lambda);
 }
-array hard_shrink(const array& x, double lambda) { return where(abs(x) > lambda, x, number(0, x)); }
+array hard_shrink(const array& x, double lambda) { return where(abs(x) <= lambda, number(0, x), x); }
 array hard_tanh(const array& x, double min, double max) { return at_most(max, at_least(min, x)); }
 array hardswish(const array& x) { return x * at_most(6, relu(x + 3)) / 6; }
 array step(const array& x, double threshold) { return astype(x >= threshold, int32); }

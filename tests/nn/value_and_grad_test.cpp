@@ -144,6 +144,42 @@ TEST(ModelGradients, Nest) {
   }
 }
 
+// A training step as a pure function of arrays, traced once: the step count and the moments are arrays.
+TEST(ModelGradients, ATrainingStepCompiles) {
+  MLP start;
+  optimizers::AdamW fresh(optimizers::linear_schedule(1e-3, 1e-1, 3), {.bias_correction = true});
+  fresh.init(nn::parameters(start));
+  nn::Tree weights = nn::parameters(start), state = fresh.state();
+  auto with_arrays = [](const nn::Tree& like, const std::vector<array>& values, size_t& at) {
+    return like.map([&](const array&) { return values[at++]; });
+  };
+  auto train = [&](const std::vector<array>& in) {
+    size_t at = 0;
+    MLP model = start;
+    nn::update(model, with_arrays(weights, in, at));
+    optimizers::Optimizer optimizer = fresh;
+    optimizer.set_state(with_arrays(state, in, at));
+    auto [loss, grads] = nn::value_and_grad(model, loss_of)(in[at]);
+    optimizer.update(model, grads);
+    std::vector<array> out = nn::parameters(model).arrays();
+    for (const auto& entry : optimizer.state()) out.push_back(entry.second);
+    return out;
+  };
+  auto run = [&](const VectorFn& f) {
+    std::vector<array> now = weights.arrays();
+    for (const auto& entry : state) now.push_back(entry.second);
+    for (int i = 0; i < 4; ++i) {
+      now.push_back(input());
+      now = f(now);
+      eval(now);
+    }
+    return now;
+  };
+  auto plain = run(train), compiled = run(compile(train, {.pure = true}));
+  ASSERT_EQ(plain.size(), compiled.size());
+  for (size_t i = 0; i < plain.size(); ++i) reference::expect_close(compiled[i], plain[i], 1e-6, "compiled");
+}
+
 TEST(ModelGradients, TrainsToFitAFunction) {
   random::seed(3);
   MLP model;

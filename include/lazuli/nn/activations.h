@@ -22,7 +22,7 @@ array mish(const array& x);                                // x * tanh(softplus(
 array softplus(const array& x);                            // log(1 + e^x)
 array softsign(const array& x);                            // x / (1 + |x|)
 array softshrink(const array& x, double lambda = 0.5);     // moves towards 0 by lambda, 0 within
-array hard_shrink(const array& x, double lambda = 0.5);    // x where |x| > lambda else 0
+array hard_shrink(const array& x, double lambda = 0.5);    // 0 where |x| <= lambda else x
 array hard_tanh(const array& x, double min = -1.0, double max = 1.0);  // x limited to [min, max]
 array hardswish(const array& x);                           // x * min(max(x + 3, 0), 6) / 6
 array step(const array& x, double threshold = 0.0);        // int32: 1 where x >= threshold else 0
