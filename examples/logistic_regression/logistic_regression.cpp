@@ -31,6 +31,7 @@ int main() {
   std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
 
   array right = (matmul(x, w) > 0.0f) == (y > 0.5f);
-  std::cout << "loss: " << loss(w).item<float>() << "\naccuracy: " << mean(astype(right, float32)).item<float>()
+  std::cout << "loss: " << loss(w).item<float>()
+            << "\naccuracy: " << mean(astype(right, float32)).item<float>()
             << "\nsteps per second: " << kSteps / seconds.count() << "\n";
 }

@@ -35,7 +35,8 @@
 namespace lazuli {
 
 class Primitive;
-template <class T> class Ref;
+template <class T>
+class Ref;
 class IndexedArray;
 class IndexedValue;
 namespace indexing {
@@ -60,8 +61,7 @@ class array {
 
   // Nested: array({{1, 2}, {3, 4}}) has shape (2, 2); rows must have equal lengths.
   template <Element T>
-  explicit array(std::initializer_list<std::initializer_list<T>> rows,
-                 Dtype dtype = TypeToDtype<T>::value);
+  explicit array(std::initializer_list<std::initializer_list<T>> rows, Dtype dtype = TypeToDtype<T>::value);
   template <Element T>
   explicit array(std::initializer_list<std::initializer_list<std::initializer_list<T>>> blocks,
                  Dtype dtype = TypeToDtype<T>::value);
@@ -70,16 +70,17 @@ class array {
   template <Element T>
   explicit array(std::initializer_list<T> values, Shape shape, Dtype dtype = TypeToDtype<T>::value);
   template <std::ranges::input_range R>
-    requires Element<std::ranges::range_value_t<R>> && (!std::same_as<std::remove_cvref_t<R>, array>)
-  explicit array(const R& values, Dtype dtype = TypeToDtype<std::ranges::range_value_t<R>>::value);
+  requires Element<std::ranges::range_value_t<R>> &&
+      (!std::same_as<std::remove_cvref_t<R>, array>)explicit array(
+          const R& values, Dtype dtype = TypeToDtype<std::ranges::range_value_t<R>>::value);
   template <std::ranges::input_range R>
-    requires Element<std::ranges::range_value_t<R>> && (!std::same_as<std::remove_cvref_t<R>, array>)
-  explicit array(const R& values, Shape shape,
-                 Dtype dtype = TypeToDtype<std::ranges::range_value_t<R>>::value);
+  requires Element<std::ranges::range_value_t<R>> &&
+      (!std::same_as<std::remove_cvref_t<R>, array>)explicit array(
+          const R& values, Shape shape, Dtype dtype = TypeToDtype<std::ranges::range_value_t<R>>::value);
 
   // Reads size_of(shape) values from an iterator.
   template <std::input_iterator It>
-    requires Element<std::iter_value_t<It>>
+  requires Element<std::iter_value_t<It>>
   explicit array(It first, Shape shape, Dtype dtype = TypeToDtype<std::iter_value_t<It>>::value);
 
   // Borrows row-contiguous memory without copying; `deleter(data)` runs when the last
@@ -123,15 +124,22 @@ class array {
   bool is_available() const { return status() == Status::available; }
 
   // The one element, converted to T. Throws std::invalid_argument if size() != 1.
-  template <Element T> T item() const;
+  template <Element T>
+  T item() const;
 
   // The elements in row-major order. Evaluates; copies first if the layout is strided.
   // The pointer lives as long as this array's node. Throws std::invalid_argument if T
   // is not the type of dtype().
-  template <Element T> const T* data() const;
-  template <Element T> T* data();  // only for arrays that nobody else reads
-  template <Element T> std::span<const T> span() const { return {data<T>(), size()}; }
-  template <Element T> std::vector<T> to_vector() const;  // converts
+  template <Element T>
+  const T* data() const;
+  template <Element T>
+  T* data();  // only for arrays that nobody else reads
+  template <Element T>
+  std::span<const T> span() const {
+    return {data<T>(), size()};
+  }
+  template <Element T>
+  std::vector<T> to_vector() const;  // converts
 
   // Layout in memory, in elements; these evaluate.
   const Strides& strides() const { return eval().node_->strides; }
@@ -148,8 +156,15 @@ class array {
     iterator() = default;
     iterator(const array* of, int64_t at) : of_(of), at_(at) {}
     array operator*() const;
-    iterator& operator++() { ++at_; return *this; }
-    iterator operator++(int) { auto old = *this; ++at_; return old; }
+    iterator& operator++() {
+      ++at_;
+      return *this;
+    }
+    iterator operator++(int) {
+      auto old = *this;
+      ++at_;
+      return old;
+    }
     bool operator==(const iterator& o) const { return at_ == o.at_; }
 
    private:
@@ -192,8 +207,8 @@ class array {
   // ---- for authors of operations ----
 
   // A node that `primitive` computes from `inputs`.
-  static array make(Shape shape, Dtype dtype, Ref<const Primitive> primitive,
-                    std::span<const array> inputs, const StreamOrDevice& s = {});
+  static array make(Shape shape, Dtype dtype, Ref<const Primitive> primitive, std::span<const array> inputs,
+                    const StreamOrDevice& s = {});
   static array make(Shape shape, Dtype dtype, Ref<const Primitive> primitive,
                     std::initializer_list<array> inputs, const StreamOrDevice& s = {});
   // One operation with several results.
@@ -208,10 +223,10 @@ class array {
  private:
   // An available, row-contiguous, uninitialised array.
   array(Shape shape, Dtype dtype, std::nullptr_t);
-  void* host_data() const;                  // row-contiguous
+  void* host_data() const;  // row-contiguous
   void check_type(Dtype t, const char* what) const;
   template <std::input_iterator It, std::sentinel_for<It> End>
-  void fill(It first, End last);            // throws unless exactly size() values
+  void fill(It first, End last);  // throws unless exactly size() values
   friend array uninitialized(Shape shape, Dtype dtype);
 
   detail::Node* node_;
@@ -246,8 +261,10 @@ To convert(From x) {
   if constexpr (std::same_as<To, From>) {
     return x;
   } else if constexpr (std::same_as<From, complex64_t>) {
-    if constexpr (std::same_as<To, bool>) return x != complex64_t(0);
-    else return convert<To>(x.real());
+    if constexpr (std::same_as<To, bool>)
+      return x != complex64_t(0);
+    else
+      return convert<To>(x.real());
   } else if constexpr (std::same_as<To, complex64_t>) {
     return complex64_t(static_cast<float>(x), 0.0f);
   } else if constexpr (std::same_as<From, float16_t> || std::same_as<From, bfloat16_t>) {
@@ -312,7 +329,8 @@ array::array(std::initializer_list<std::initializer_list<std::initializer_list<T
     : array(Shape{static_cast<int64_t>(blocks.size()),
                   blocks.size() ? static_cast<int64_t>(blocks.begin()->size()) : 0,
                   blocks.size() && blocks.begin()->size()
-                      ? static_cast<int64_t>(blocks.begin()->begin()->size()) : 0},
+                      ? static_cast<int64_t>(blocks.begin()->begin()->size())
+                      : 0},
             dtype, nullptr) {
   std::vector<T> flat;
   for (auto& block : blocks) {
@@ -332,19 +350,20 @@ array::array(std::initializer_list<T> values, Shape shape, Dtype dtype)
   fill(values.begin(), values.end());
 }
 template <std::ranges::input_range R>
-  requires Element<std::ranges::range_value_t<R>> && (!std::same_as<std::remove_cvref_t<R>, array>)
-array::array(const R& values, Dtype dtype)
+requires Element<std::ranges::range_value_t<R>> &&
+    (!std::same_as<std::remove_cvref_t<R>, array>)array::array(const R& values, Dtype dtype)
     : array(Shape{static_cast<int64_t>(std::ranges::distance(values))}, dtype, nullptr) {
   fill(std::ranges::begin(values), std::ranges::end(values));
 }
 template <std::ranges::input_range R>
-  requires Element<std::ranges::range_value_t<R>> && (!std::same_as<std::remove_cvref_t<R>, array>)
-array::array(const R& values, Shape shape, Dtype dtype) : array(std::move(shape), dtype, nullptr) {
+requires Element<std::ranges::range_value_t<R>> &&
+    (!std::same_as<std::remove_cvref_t<R>, array>)array::array(const R& values, Shape shape, Dtype dtype)
+    : array(std::move(shape), dtype, nullptr) {
   fill(std::ranges::begin(values), std::ranges::end(values));
 }
 template <std::input_iterator It>
-  requires Element<std::iter_value_t<It>>
-array::array(It first, Shape shape, Dtype dtype) : array(std::move(shape), dtype, nullptr) {
+requires Element<std::iter_value_t<It>> array::array(It first, Shape shape, Dtype dtype)
+    : array(std::move(shape), dtype, nullptr) {
   fill(first, std::unreachable_sentinel);
 }
 
@@ -362,9 +381,8 @@ template <Element T>
 T array::item() const {
   if (node_->size != 1)
     throw std::invalid_argument("[item] expected an array of size 1, but the shape is " + to_string(shape()));
-  return dispatch_dtype(dtype(), [&]<class From>(From) {
-    return detail::convert<T>(*static_cast<const From*>(host_data()));
-  });
+  return dispatch_dtype(
+      dtype(), [&]<class From>(From) { return detail::convert<T>(*static_cast<const From*>(host_data())); });
 }
 template <Element T>
 std::vector<T> array::to_vector() const {

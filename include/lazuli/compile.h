@@ -28,7 +28,8 @@ struct CompileOptions {
 
 VectorFn compile(VectorFn fun, CompileOptions options);
 VectorFn compile(VectorFn fun, bool shapeless = false);
-std::function<array(const array&)> compile(std::function<array(const array&)> fun, CompileOptions options = {});
+std::function<array(const array&)> compile(std::function<array(const array&)> fun,
+                                           CompileOptions options = {});
 
 // disabled: compiled functions are plain calls. The other modes of MLX behave as enabled: fusion is
 // no business of compile here. Process-wide.

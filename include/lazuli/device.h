@@ -44,7 +44,11 @@ class StreamOrDevice {
   StreamOrDevice(Where where = Where::current()) : where_(where) {}
   StreamOrDevice(std::monostate, Where where = Where::current()) : where_(where) {}
   StreamOrDevice(Stream s, Where where = Where::current())
-      : given_(kStream), type_(s.device.type), device_index_(s.device.index), index_(s.index), where_(where) {}
+      : given_(kStream),
+        type_(s.device.type),
+        device_index_(s.device.index),
+        index_(s.index),
+        where_(where) {}
   StreamOrDevice(Device d, Where where = Where::current())
       : given_(kDevice), type_(d.type), device_index_(d.index), where_(where) {}
   StreamOrDevice(Device::DeviceType type, Where where = Where::current())
@@ -73,8 +77,8 @@ int device_count(Device::DeviceType type);
 const std::unordered_map<std::string, std::variant<std::string, size_t>>& device_info(
     const Device& d = default_device());
 
-Stream default_stream(Device d);      // of the calling thread
-void set_default_stream(Stream s);    // of the calling thread
+Stream default_stream(Device d);    // of the calling thread
+void set_default_stream(Stream s);  // of the calling thread
 Stream new_stream(Device d);
 std::vector<Stream> get_streams();
 // Waits for everything submitted by async_eval; rethrows the first error it met.

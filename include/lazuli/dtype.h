@@ -18,12 +18,31 @@ using complex64_t = std::complex<float>;
 
 struct Dtype {
   enum class Val : uint8_t {
-    bool_, uint8, uint16, uint32, uint64, int8, int16, int32, int64,
-    float16, float32, float64, bfloat16, complex64,
+    bool_,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+    int8,
+    int16,
+    int32,
+    int64,
+    float16,
+    float32,
+    float64,
+    bfloat16,
+    complex64,
   };
   enum class Kind { b, u, i, f, c, V };  // V is bfloat16, as in NumPy's ml_dtypes
   enum class Category {
-    complexfloating, floating, inexact, signedinteger, unsignedinteger, integer, number, generic
+    complexfloating,
+    floating,
+    inexact,
+    signedinteger,
+    unsignedinteger,
+    integer,
+    number,
+    generic
   };
 
   constexpr Dtype(Val val, uint8_t size) : val_(val), size_(size) {}
@@ -63,9 +82,9 @@ inline constexpr auto number = Dtype::Category::number;
 inline constexpr auto generic = Dtype::Category::generic;
 
 // All dtypes in the order of Dtype::Val.
-inline constexpr Dtype kAllDtypes[kNumDtypes] = {
-    bool_, uint8, uint16, uint32, uint64, int8, int16, int32, int64,
-    float16, float32, float64, bfloat16, complex64};
+inline constexpr Dtype kAllDtypes[kNumDtypes] = {bool_,   uint8,   uint16,   uint32,   uint64,
+                                                 int8,    int16,   int32,    int64,    float16,
+                                                 float32, float64, bfloat16, complex64};
 
 inline constexpr uint8_t size_of(Dtype t) { return t.size(); }
 Dtype::Kind kindof(Dtype t);
@@ -103,11 +122,13 @@ struct iinfo {
 };
 
 // C++ types that can be elements of an array.
-template <class T> struct TypeToDtype;  // has `static constexpr Dtype value`
-#define LAZULI_ELEMENT(T, D)                               \
-  template <> struct TypeToDtype<T> {                      \
-    static constexpr Dtype value = D;                      \
-    constexpr operator Dtype() const { return value; }     \
+template <class T>
+struct TypeToDtype;  // has `static constexpr Dtype value`
+#define LAZULI_ELEMENT(T, D)                           \
+  template <>                                          \
+  struct TypeToDtype<T> {                              \
+    static constexpr Dtype value = D;                  \
+    constexpr operator Dtype() const { return value; } \
   };
 LAZULI_ELEMENT(bool, bool_)
 LAZULI_ELEMENT(uint8_t, uint8)
@@ -128,7 +149,9 @@ LAZULI_ELEMENT(complex64_t, complex64)
 #undef LAZULI_ELEMENT
 
 template <class T>
-concept Element = requires { TypeToDtype<T>::value; };
+concept Element = requires {
+  TypeToDtype<T>::value;
+};
 
 // Element types that C++ code writes as plain numbers; weak in mixed arithmetic.
 template <class T>

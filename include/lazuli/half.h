@@ -14,7 +14,8 @@ struct float16_t {
 
   float16_t() = default;
   float16_t(float x) : bits(encode(x)) {}
-  template <std::integral T> float16_t(T x) : float16_t(static_cast<float>(x)) {}
+  template <std::integral T>
+  float16_t(T x) : float16_t(static_cast<float>(x)) {}
   float16_t(double x) : float16_t(static_cast<float>(x)) {}
   operator float() const { return decode(bits); }
 
@@ -27,7 +28,8 @@ struct float16_t {
   static constexpr uint16_t encode(float x) {
     uint32_t u = std::bit_cast<uint32_t>(x), sign = (u >> 16) & 0x8000u;
     u &= 0x7fffffffu;
-    if (u >= 0x7f800000u) return uint16_t(sign | 0x7c00u | (u > 0x7f800000u ? 0x200u | ((u >> 13) & 0x3ffu) : 0));
+    if (u >= 0x7f800000u)
+      return uint16_t(sign | 0x7c00u | (u > 0x7f800000u ? 0x200u | ((u >> 13) & 0x3ffu) : 0));
     if (u >= 0x477ff000u) return uint16_t(sign | 0x7c00u);  // rounds to infinity
     if (u < 0x38800000u) {                                  // subnormal or zero
       float magic = std::bit_cast<float>(u) + 0.5f;         // rounds to a multiple of 2^-24
@@ -54,7 +56,8 @@ struct bfloat16_t {
 
   bfloat16_t() = default;
   bfloat16_t(float x) : bits(encode(x)) {}
-  template <std::integral T> bfloat16_t(T x) : bfloat16_t(static_cast<float>(x)) {}
+  template <std::integral T>
+  bfloat16_t(T x) : bfloat16_t(static_cast<float>(x)) {}
   bfloat16_t(double x) : bfloat16_t(static_cast<float>(x)) {}
   operator float() const { return decode(bits); }
 

@@ -17,8 +17,8 @@ using enum Reduction;
 
 struct CrossEntropyOptions {
   std::optional<array> weights = {};  // one for each loss, of the same shape
-  int axis = -1;                 // of the classes
-  double label_smoothing = 0;    // in [0, 1): this share of each target goes to all classes alike
+  int axis = -1;                      // of the classes
+  double label_smoothing = 0;         // in [0, 1): this share of each target goes to all classes alike
   Reduction reduction = none;
 };
 // logsumexp(logits) - the target's logit. Targets are class indices, of the shape of the logits
@@ -28,7 +28,7 @@ array cross_entropy(const array& logits, const array& targets, const CrossEntrop
 
 struct BinaryCrossEntropyOptions {
   std::optional<array> weights = {};  // one for each loss, of the same shape
-  bool with_logits = true;       // inputs are logits; otherwise probabilities
+  bool with_logits = true;            // inputs are logits; otherwise probabilities
   Reduction reduction = mean;
 };
 // With probabilities, logarithms are at least -100.
@@ -42,8 +42,8 @@ array mse_loss(const array& predictions, const array& targets, Reduction reducti
 array nll_loss(const array& inputs, const array& targets, int axis = -1, Reduction reduction = none);
 
 struct GaussianNllOptions {
-  bool full = false;   // add log(2 pi) / 2
-  double eps = 1e-6;   // variances are at least this
+  bool full = false;  // add log(2 pi) / 2
+  double eps = 1e-6;  // variances are at least this
   Reduction reduction = mean;
 };
 // (log v + (t - i)^2 / v) / 2
@@ -59,9 +59,9 @@ array smooth_l1_loss(const array& predictions, const array& targets, double beta
 
 struct TripletOptions {
   int axis = -1;
-  double p = 2;         // the norm
+  double p = 2;  // the norm
   double margin = 1;
-  double eps = 1e-6;    // added inside the root
+  double eps = 1e-6;  // added inside the root
   Reduction reduction = none;
 };
 // max(|a - p| - |a - n| + margin, 0)

@@ -23,15 +23,22 @@ class Ref {
   Ref() = default;
   explicit Ref(T* adopted) : p_(adopted) {}
   template <class U>
-    requires std::convertible_to<U*, T*>
-  Ref(const Ref<U>& o) : p_(o.get()) { if (p_) p_->retain(); }
+  requires std::convertible_to<U*, T*> Ref(const Ref<U>& o) : p_(o.get()) {
+    if (p_) p_->retain();
+  }
   template <class U>
-    requires std::convertible_to<U*, T*>
-  Ref(Ref<U>&& o) : p_(o.detach()) {}
-  Ref(const Ref& o) : p_(o.p_) { if (p_) p_->retain(); }
+  requires std::convertible_to<U*, T*> Ref(Ref<U>&& o) : p_(o.detach()) {}
+  Ref(const Ref& o) : p_(o.p_) {
+    if (p_) p_->retain();
+  }
   Ref(Ref&& o) noexcept : p_(std::exchange(o.p_, nullptr)) {}
-  Ref& operator=(Ref o) noexcept { std::swap(p_, o.p_); return *this; }
-  ~Ref() { if (p_) p_->release(); }
+  Ref& operator=(Ref o) noexcept {
+    std::swap(p_, o.p_);
+    return *this;
+  }
+  ~Ref() {
+    if (p_) p_->release();
+  }
   T* get() const { return p_; }
   T* operator->() const { return p_; }
   T& operator*() const { return *p_; }
@@ -80,17 +87,13 @@ class Primitive {
 
   // Cotangents of primals[argnums[i]] given those of all outputs. Shapes and dtypes
   // of the results are those of the primals. Default: throws std::invalid_argument.
-  virtual std::vector<array> vjp(const std::vector<array>& primals,
-                                 const std::vector<array>& cotangents,
-                                 const std::vector<int>& argnums,
-                                 const std::vector<array>& outputs) const;
+  virtual std::vector<array> vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,
+                                 const std::vector<int>& argnums, const std::vector<array>& outputs) const;
 
   // Tangents of all outputs given those of primals[argnums[i]]. The default transposes
   // the vjp, which is linear in the cotangents; override where that costs more.
-  virtual std::vector<array> jvp(const std::vector<array>& primals,
-                                 const std::vector<array>& tangents,
-                                 const std::vector<int>& argnums,
-                                 const std::vector<array>& outputs) const;
+  virtual std::vector<array> jvp(const std::vector<array>& primals, const std::vector<array>& tangents,
+                                 const std::vector<int>& argnums, const std::vector<array>& outputs) const;
 
   // The same computation over a batch: inputs[i] has a batch axis axes[i], or -1 for
   // none. Returns the outputs and their batch axes. Default: throws std::invalid_argument.

@@ -17,13 +17,13 @@ class Profile {
  public:
   // One run of one kernel.
   struct Event {
-    std::string name;        // "exp", or "multiply+add+exp" for a fused kernel
-    std::string shape;       // of the result
-    std::string where;       // file:line that built the result, if known
-    double start_us;         // since the profile began
+    std::string name;   // "exp", or "multiply+add+exp" for a fused kernel
+    std::string shape;  // of the result
+    std::string where;  // file:line that built the result, if known
+    double start_us;    // since the profile began
     double duration_us;
-    int64_t bytes;           // read and written
-    size_t active_memory;    // after it, in bytes
+    int64_t bytes;         // read and written
+    size_t active_memory;  // after it, in bytes
   };
 
   Profile(Profile&&) noexcept;

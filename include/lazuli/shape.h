@@ -25,9 +25,13 @@ class SmallVector {
   explicit SmallVector(size_t n, T value = T{}) { resize(n, value); }
   SmallVector(std::initializer_list<T> init) { assign(init.begin(), init.end()); }
   template <std::input_iterator It>
-  SmallVector(It first, It last) { assign(first, last); }
+  SmallVector(It first, It last) {
+    assign(first, last);
+  }
   template <std::integral U>
-  SmallVector(const std::vector<U>& v) { assign(v.begin(), v.end()); }
+  SmallVector(const std::vector<U>& v) {
+    assign(v.begin(), v.end());
+  }
   SmallVector(const SmallVector& o) { assign(o.begin(), o.end()); }
   SmallVector(SmallVector&& o) noexcept { steal(o); }
   SmallVector& operator=(const SmallVector& o) {
@@ -53,8 +57,14 @@ class SmallVector {
   const T* end() const { return data_ + size_; }
   T& operator[](size_t i) { return data_[i]; }
   const T& operator[](size_t i) const { return data_[i]; }
-  T& at(size_t i) { check(i); return data_[i]; }
-  const T& at(size_t i) const { check(i); return data_[i]; }
+  T& at(size_t i) {
+    check(i);
+    return data_[i];
+  }
+  const T& at(size_t i) const {
+    check(i);
+    return data_[i];
+  }
   T& front() { return data_[0]; }
   T& back() { return data_[size_ - 1]; }
   const T& front() const { return data_[0]; }

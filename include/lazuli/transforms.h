@@ -21,26 +21,28 @@ using VectorFn = std::function<std::vector<array>(const std::vector<array>&)>;
 
 // Computes the arrays now. Errors found while computing are thrown here.
 void eval(const std::vector<array>& outputs);
-template <class... A> requires Arrays<A...> && (sizeof...(A) > 0)
-void eval(const A&... outputs) { eval(std::vector<array>{outputs...}); }
+template <class... A>
+requires Arrays<A...> &&(sizeof...(A) > 0) void eval(const A&... outputs) {
+  eval(std::vector<array>{outputs...});
+}
 
 // Starts computing in the background and returns. An error surfaces, as an exception, where
 // the value is next needed: eval, item, data, synchronize.
 void async_eval(const std::vector<array>& outputs);
-template <class... A> requires Arrays<A...> && (sizeof...(A) > 0)
-void async_eval(const A&... outputs) { async_eval(std::vector<array>{outputs...}); }
+template <class... A>
+requires Arrays<A...> &&(sizeof...(A) > 0) void async_eval(const A&... outputs) {
+  async_eval(std::vector<array>{outputs...});
+}
 
 // Reverse mode: {fun(primals), gradients of sum(outputs * cotangents) by primals}.
 // Throws std::invalid_argument if a cotangent's number or shape does not fit.
-std::pair<std::vector<array>, std::vector<array>> vjp(const VectorFn& fun,
-                                                      const std::vector<array>& primals,
+std::pair<std::vector<array>, std::vector<array>> vjp(const VectorFn& fun, const std::vector<array>& primals,
                                                       const std::vector<array>& cotangents);
 std::pair<array, array> vjp(const std::function<array(const array&)>& fun, const array& primal,
                             const array& cotangent);
 
 // Forward mode: {fun(primals), derivative along tangents}.
-std::pair<std::vector<array>, std::vector<array>> jvp(const VectorFn& fun,
-                                                      const std::vector<array>& primals,
+std::pair<std::vector<array>, std::vector<array>> jvp(const VectorFn& fun, const std::vector<array>& primals,
                                                       const std::vector<array>& tangents);
 std::pair<array, array> jvp(const std::function<array(const array&)>& fun, const array& primal,
                             const array& tangent);
@@ -85,8 +87,8 @@ using CustomVjp = std::function<std::vector<array>(const std::vector<array>&, co
                                                    const std::vector<array>&)>;
 using CustomJvp = std::function<std::vector<array>(const std::vector<array>&, const std::vector<array>&,
                                                    const std::vector<int>&)>;
-using CustomVmap = std::function<std::pair<std::vector<array>, std::vector<int>>(
-    const std::vector<array>&, const std::vector<int>&)>;
+using CustomVmap = std::function<std::pair<std::vector<array>, std::vector<int>>(const std::vector<array>&,
+                                                                                 const std::vector<int>&)>;
 VectorFn custom_function(VectorFn fun, std::optional<CustomVjp> fun_vjp = std::nullopt,
                          std::optional<CustomJvp> fun_jvp = std::nullopt,
                          std::optional<CustomVmap> fun_vmap = std::nullopt);

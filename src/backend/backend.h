@@ -23,7 +23,10 @@ struct Operand {
   bool row_contiguous = true;
   int64_t size = 0;
 
-  template <class T> T* as() const { return static_cast<T*>(data); }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
 };
 
 struct KernelCall {
@@ -48,7 +51,9 @@ struct Kernel {
 class KernelTable {
  public:
   template <class P>
-  void add(Kernel k) { kernels_[typeid(P)] = k; }
+  void add(Kernel k) {
+    kernels_[typeid(P)] = k;
+  }
   const Kernel* find(const Primitive& p) const {
     auto it = kernels_.find(typeid(p));
     return it == kernels_.end() ? nullptr : &it->second;

@@ -15,8 +15,8 @@ namespace lazuli {
 namespace detail {
 namespace {
 
-constexpr size_t kSmall = 192;        // payloads up to this share a block with their header
-constexpr size_t kHuge = 2u << 20;    // blocks from here on are aligned for huge pages
+constexpr size_t kSmall = 192;      // payloads up to this share a block with their header
+constexpr size_t kHuge = 2u << 20;  // blocks from here on are aligned for huge pages
 constexpr size_t kHeader = 64;
 static_assert(sizeof(Buffer) <= kHeader);
 using SmallBlocks = FreeList<kHeader + kSmall, 64>;
@@ -62,8 +62,7 @@ void count_in(size_t bytes) {
   size_t now = p.active.fetch_add(bytes, std::memory_order_relaxed) + bytes;
   p.buffers.fetch_add(1, std::memory_order_relaxed);
   size_t peak = p.peak.load(std::memory_order_relaxed);
-  while (now > peak && !p.peak.compare_exchange_weak(peak, now, std::memory_order_relaxed)) {
-  }
+  while (now > peak && !p.peak.compare_exchange_weak(peak, now, std::memory_order_relaxed)) {}
 }
 void count_out(size_t bytes) {
   pool().active.fetch_sub(bytes, std::memory_order_relaxed);
@@ -94,7 +93,8 @@ void destroy_pooled(Buffer* b) {
 }
 
 void* new_block(size_t size) {
-  void* data = std::aligned_alloc(size >= kHuge ? kHuge : 64, size >= kHuge ? (size + kHuge - 1) / kHuge * kHuge : size);
+  void* data = std::aligned_alloc(size >= kHuge ? kHuge : 64,
+                                  size >= kHuge ? (size + kHuge - 1) / kHuge * kHuge : size);
   if (data && size >= kHuge) madvise(data, size, MADV_HUGEPAGE);
   return data;
 }
@@ -133,8 +133,8 @@ Buffer* allocate(size_t bytes) {
     }
   }
   if (!data)
-    throw OutOfMemory("[allocate] cannot allocate " + std::to_string(bytes) + " bytes: " +
-                      std::to_string(p.active.load()) + " bytes are in use and the limit is " +
+    throw OutOfMemory("[allocate] cannot allocate " + std::to_string(bytes) +
+                      " bytes: " + std::to_string(p.active.load()) + " bytes are in use and the limit is " +
                       std::to_string(p.limit.load()) + " (see set_memory_limit)");
   auto* b = new (Headers::take()) Buffer;
   b->bytes = bytes;

@@ -40,12 +40,16 @@ class FreeList {
  private:
   static constexpr int kMost = 1 << 16;
   static void* fresh() {
-    if constexpr (Align <= 16) return ::operator new(Size);
-    else return ::operator new(Size, std::align_val_t{Align});
+    if constexpr (Align <= 16)
+      return ::operator new(Size);
+    else
+      return ::operator new (Size, std::align_val_t{Align});
   }
   static void drop(void* p) {
-    if constexpr (Align <= 16) ::operator delete(p);
-    else ::operator delete(p, std::align_val_t{Align});
+    if constexpr (Align <= 16)
+      ::operator delete(p);
+    else
+      ::operator delete (p, std::align_val_t{Align});
   }
   struct Local {  // trivial, so that it can be used while the thread ends
     void* head;

@@ -85,8 +85,10 @@ thread_local bool deferring = false;
 thread_local std::vector<std::function<void()>> deferred;
 
 void run_or_defer(std::function<void()> f) {
-  if (deferring) deferred.push_back(std::move(f));
-  else f();
+  if (deferring)
+    deferred.push_back(std::move(f));
+  else
+    f();
 }
 }  // namespace
 
@@ -180,7 +182,8 @@ array::array(void* data, Shape shape, Dtype dtype, std::function<void(void*)> de
   b->deleter = std::move(deleter);
   b->destroy = [](detail::Buffer* buffer) {
     auto* mine = static_cast<Borrowed*>(buffer);
-    if (mine->deleter) detail::run_or_defer([deleter = std::move(mine->deleter), data = mine->data] { deleter(data); });
+    if (mine->deleter)
+      detail::run_or_defer([deleter = std::move(mine->deleter), data = mine->data] { deleter(data); });
     delete mine;
   };
   node_->buffer = b;
@@ -221,9 +224,9 @@ void* array::host_data() const {
 
 void array::check_type(Dtype t, const char* what) const {
   if (t != dtype())
-    throw std::invalid_argument("[" + std::string(what) + "] the array is " + std::string(dtype_name(dtype())) +
-                                " but was read as " + std::string(dtype_name(t)) +
-                                "; use item<T>(), to_vector<T>() or astype to convert");
+    throw std::invalid_argument(
+        "[" + std::string(what) + "] the array is " + std::string(dtype_name(dtype())) + " but was read as " +
+        std::string(dtype_name(t)) + "; use item<T>(), to_vector<T>() or astype to convert");
 }
 
 array array::iterator::operator*() const {

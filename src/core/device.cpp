@@ -1,11 +1,11 @@
 #include "lazuli/device.h"
 
+#include <unistd.h>
+
 #include <mutex>
 #include <ostream>
 #include <stdexcept>
 #include <thread>
-
-#include <unistd.h>
 
 #include "backend/backend.h"
 
@@ -19,9 +19,9 @@ thread_local Stream thread_default{0, Device::cpu};
 
 void require(const Device& d, const char* who) {
   if (is_available(d)) return;
-  throw std::invalid_argument(std::string("[") + who + "] the device is not available: " +
-                              (d.type == Device::gpu ? "this build has no GPU backend"
-                                                     : "there is one CPU, with index 0"));
+  throw std::invalid_argument(
+      std::string("[") + who + "] the device is not available: " +
+      (d.type == Device::gpu ? "this build has no GPU backend" : "there is one CPU, with index 0"));
 }
 
 }  // namespace

@@ -14,17 +14,13 @@ using Val = Dtype::Val;
 bool is_unsigned(Dtype t) { return t >= uint8 && t <= uint64; }
 bool is_signed(Dtype t) { return t >= int8 && t <= int64; }
 bool is_integer(Dtype t) { return is_unsigned(t) || is_signed(t); }
-bool is_floating(Dtype t) {
-  return t == float16 || t == bfloat16 || t == float32 || t == float64;
-}
+bool is_floating(Dtype t) { return t == float16 || t == bfloat16 || t == float32 || t == float64; }
 
 // The signed type that holds an unsigned one of `size` bytes.
 Dtype signed_above(int size) { return size == 1 ? int16 : size == 2 ? int32 : int64; }
 
 // bool < integer < floating < complex.
-int rank(Dtype t) {
-  return t == bool_ ? 0 : is_integer(t) ? 1 : is_floating(t) ? 2 : 3;
-}
+int rank(Dtype t) { return t == bool_ ? 0 : is_integer(t) ? 1 : is_floating(t) ? 2 : 3; }
 
 }  // namespace
 
@@ -40,8 +36,10 @@ bool issubdtype(Dtype a, Dtype b) { return a == b; }
 bool issubdtype(Dtype::Category, Dtype) { return false; }
 bool issubdtype(Dtype a, Dtype::Category b) {
   if (a == bool_) return b == generic;
-  auto own = is_unsigned(a) ? unsignedinteger : is_signed(a) ? signedinteger
-             : is_floating(a) ? floating : complexfloating;
+  auto own = is_unsigned(a)   ? unsignedinteger
+             : is_signed(a)   ? signedinteger
+             : is_floating(a) ? floating
+                              : complexfloating;
   return issubdtype(own, b);
 }
 bool issubdtype(Dtype::Category a, Dtype::Category b) {
@@ -76,9 +74,9 @@ Dtype weak_type(Dtype array_type, Dtype scalar_type) {
 }
 
 std::string_view dtype_name(Dtype t) {
-  constexpr std::string_view names[kNumDtypes] = {
-      "bool",  "uint8",   "uint16",  "uint32",  "uint64",   "int8",     "int16",
-      "int32", "int64",   "float16", "float32", "float64", "bfloat16", "complex64"};
+  constexpr std::string_view names[kNumDtypes] = {"bool",    "uint8",   "uint16",   "uint32",   "uint64",
+                                                  "int8",    "int16",   "int32",    "int64",    "float16",
+                                                  "float32", "float64", "bfloat16", "complex64"};
   return names[static_cast<int>(t.val())];
 }
 std::ostream& operator<<(std::ostream& os, Dtype t) { return os << dtype_name(t); }

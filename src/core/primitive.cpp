@@ -17,7 +17,8 @@ std::vector<array> Primitive::jvp(const std::vector<array>& primals, const std::
   // forward derivative, whatever u is.
   std::vector<array> u;
   for (auto& out : outputs) u.push_back(zeros_like(out));
-  return lazuli::vjp([&](const std::vector<array>& c) { return vjp(primals, c, argnums, outputs); }, u, tangents)
+  return lazuli::vjp([&](const std::vector<array>& c) { return vjp(primals, c, argnums, outputs); }, u,
+                     tangents)
       .second;
 }
 
@@ -26,7 +27,9 @@ std::pair<std::vector<array>, std::vector<int>> Primitive::vmap(const std::vecto
   throw std::invalid_argument("[vmap] " + std::string(name()) + " cannot be vectorised");
 }
 
-std::optional<std::vector<Shape>> Primitive::output_shapes(const std::vector<array>&) const { return std::nullopt; }
+std::optional<std::vector<Shape>> Primitive::output_shapes(const std::vector<array>&) const {
+  return std::nullopt;
+}
 
 std::optional<std::vector<Shape>> Pick::output_shapes(const std::vector<array>& inputs) const {
   auto* results = inputs[0].node()->results;

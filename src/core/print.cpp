@@ -36,8 +36,10 @@ void print_axis(std::ostream& os, const T* data, const Shape& shape, size_t axis
       os << "..." << separator;
       i = n - kEdgeEntries;
     }
-    if (last) print_element(os, data[i]);
-    else print_axis(os, data + i * stride, shape, axis + 1, stride);
+    if (last)
+      print_element(os, data[i]);
+    else
+      print_axis(os, data + i * stride, shape, axis + 1, stride);
   }
   os << "]";
 }
@@ -53,9 +55,12 @@ std::ostream& operator<<(std::ostream& os, const array& a) {
   text << "array(";
   dispatch_dtype(a.dtype(), [&]<class T>(T) {
     const T* data = a.data<T>();
-    if (a.ndim() == 0) print_element(text, *data);
-    else if (a.size() == 0) text << "[]";
-    else print_axis(text, data, a.shape(), 0, static_cast<int64_t>(a.size()));
+    if (a.ndim() == 0)
+      print_element(text, *data);
+    else if (a.size() == 0)
+      text << "[]";
+    else
+      print_axis(text, data, a.shape(), 0, static_cast<int64_t>(a.size()));
   });
   text << ", dtype=" << a.dtype() << ")";
   return os << text.str();

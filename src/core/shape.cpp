@@ -37,8 +37,8 @@ Shape broadcast_shapes(const Shape& a, const Shape& b, const char* op) {
     int64_t& d = out[lead + i];
     if (d == narrow[i] || narrow[i] == 1) continue;
     if (d != 1)
-      throw std::invalid_argument("[" + std::string(op) + "] shapes " + to_string(a) + " and " + to_string(b) +
-                                  " cannot be broadcast together");
+      throw std::invalid_argument("[" + std::string(op) + "] shapes " + to_string(a) + " and " +
+                                  to_string(b) + " cannot be broadcast together");
     d = narrow[i];
   }
   return out;

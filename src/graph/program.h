@@ -44,19 +44,19 @@ inline constexpr uint16_t kCastOp = 0xffff;  // from the operand's lane to `lane
 
 struct Instruction {
   uint16_t op;
-  Lane lane;          // of the operands; for kCastOp of the operand
-  Lane result;        // of the value
+  Lane lane;              // of the operands; for kCastOp of the operand
+  Lane result;            // of the value
   Dtype dtype = float32;  // of the value; float16 and bfloat16 ask for rounding
   uint8_t arity;
-  uint16_t args[3];   // values
+  uint16_t args[3];  // values
 };
 
 struct Program {
-  std::vector<Dtype> inputs;         // as stored in memory
+  std::vector<Dtype> inputs;  // as stored in memory
   std::vector<Instruction> code;
   struct Output {
     uint16_t value = 0;
-    Dtype dtype = float32;                     // as stored in memory
+    Dtype dtype = float32;  // as stored in memory
   };
   std::vector<Output> outputs;
 

@@ -35,8 +35,8 @@ struct Tape {
     int32_t shape;                // number of its shape in `shapes`
     uint32_t refs;
     Primitive::Role role;
-    bool few;                     // `inputs` is complete
-    bool needed = false;          // somebody outside this evaluation holds it
+    bool few;             // `inputs` is complete
+    bool needed = false;  // somebody outside this evaluation holds it
   };
   std::vector<Entry> entries;
 
@@ -46,11 +46,12 @@ struct Tape {
     uint32_t next_input;
   };
   std::vector<Visit> stack;
-  std::vector<Shape> shapes;      // distinct shapes
+  std::vector<Shape> shapes;  // distinct shapes
 };
 
 // REQUIRES: the engine's lock. `epoch` identifies this walk in Node::epoch.
-void schedule(const std::vector<detail::Node*>& outputs, uint32_t epoch, const ScheduleOptions& options, Tape& tape);
+void schedule(const std::vector<detail::Node*>& outputs, uint32_t epoch, const ScheduleOptions& options,
+              Tape& tape);
 
 // Longest fused Program.
 inline constexpr int kMaxInstructions = 64;

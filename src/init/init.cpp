@@ -17,8 +17,8 @@ struct Fans {
 };
 Fans fans_of(const Shape& shape, const char* name) {
   if (shape.size() < 2)
-    throw std::invalid_argument(std::string("[init::") + name + "] expected at least two axes, but got shape " +
-                                to_string(shape));
+    throw std::invalid_argument(std::string("[init::") + name +
+                                "] expected at least two axes, but got shape " + to_string(shape));
   double between = 1;
   for (size_t i = 1; i + 1 < shape.size(); ++i) between *= static_cast<double>(shape[i]);
   return {static_cast<double>(shape.back()) * between, static_cast<double>(shape.front()) * between};
@@ -90,7 +90,8 @@ Initializer he_uniform(Fan mode, double gain, Dtype dtype) {
 
 Initializer sparse(double sparsity, double mean, double std, Dtype dtype) {
   if (!(sparsity >= 0 && sparsity <= 1))
-    throw std::invalid_argument("[init::sparse] sparsity must be in [0, 1], but is " + std::to_string(sparsity));
+    throw std::invalid_argument("[init::sparse] sparsity must be in [0, 1], but is " +
+                                std::to_string(sparsity));
   return Initializer([=](const Shape& shape) {
     if (shape.size() != 2)
       throw std::invalid_argument("[init::sparse] expected two axes, but got shape " + to_string(shape));

@@ -81,9 +81,8 @@ array cross_entropy(const array& logits, const array& targets, const CrossEntrop
 
 array binary_cross_entropy(const array& inputs, const array& targets, const BinaryCrossEntropyOptions& o) {
   check_same("binary_cross_entropy", "inputs", inputs, "targets", targets);
-  array loss = o.with_logits
-                   ? logaddexp(inputs, 0) - inputs * targets
-                   : -(targets * clipped_log(inputs) + (1 - targets) * clipped_log(1 - inputs));
+  array loss = o.with_logits ? logaddexp(inputs, 0) - inputs * targets
+                             : -(targets * clipped_log(inputs) + (1 - targets) * clipped_log(1 - inputs));
   return reduce(weighted("binary_cross_entropy", loss, o.weights), o.reduction);
 }
 

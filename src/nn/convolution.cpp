@@ -52,10 +52,12 @@ template <size_t N>
 array Conv<N>::operator()(const array& x) const {
   const auto& o = options;
   array y = [&] {
-    if constexpr (N == 1) return conv1d(x, weight, o.stride[0], o.padding[0], o.dilation[0], o.groups);
+    if constexpr (N == 1)
+      return conv1d(x, weight, o.stride[0], o.padding[0], o.dilation[0], o.groups);
     else if constexpr (N == 2)
       return conv2d(x, weight, pair_of(o.stride), pair_of(o.padding), pair_of(o.dilation), o.groups);
-    else return conv3d(x, weight, triple_of(o.stride), triple_of(o.padding), triple_of(o.dilation), o.groups);
+    else
+      return conv3d(x, weight, triple_of(o.stride), triple_of(o.padding), triple_of(o.dilation), o.groups);
   }();
   return bias ? add(y, *bias) : y;
 }

@@ -119,8 +119,8 @@ class FreezeVisitor final : public Visitor {
     if (!options_.strict) return;
     for (const auto& key : options_.keys)
       if (!seen_.count(key))
-        throw std::invalid_argument(std::string(on_ ? "[freeze]" : "[unfreeze]") + " no part has a parameter '" +
-                                    key + "'");
+        throw std::invalid_argument(std::string(on_ ? "[freeze]" : "[unfreeze]") +
+                                    " no part has a parameter '" + key + "'");
   }
 
  private:

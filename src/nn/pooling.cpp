@@ -26,7 +26,8 @@ template <size_t N>
 void check_input(const array& x, const char* layer) {
   if (x.ndim() != N + 2)
     throw std::invalid_argument("[" + std::string(layer) + std::to_string(N) + "d] expected " +
-                                std::to_string(N + 2) + " axes, channels last, but got " + to_string(x.shape()));
+                                std::to_string(N + 2) + " axes, channels last, but got " +
+                                to_string(x.shape()));
 }
 
 template <size_t N>

@@ -103,8 +103,10 @@ Tree Tree::merge(const Tree& other) const {
   std::unordered_map<std::string_view, size_t> where;
   for (size_t i = 0; i < entries_.size(); ++i) where.emplace(entries_[i].first, i);
   for (const auto& [path, value] : other.entries_) {
-    if (auto found = where.find(path); found != where.end()) out.entries_[found->second].second = value;
-    else out.append(path, value);
+    if (auto found = where.find(path); found != where.end())
+      out.entries_[found->second].second = value;
+    else
+      out.append(path, value);
   }
   return out;
 }

@@ -75,7 +75,8 @@ array binary(Op op, const array& a, const array& b, const StreamOrDevice& s) {
   Dtype t = compute_type(r, a.dtype() == b.dtype() ? a.dtype() : promote_types(a.dtype(), b.dtype()));
   Shape shape = a.shape() == b.shape() ? a.shape() : broadcast_shapes(a.shape(), b.shape(), r.name);
   Dtype out = result_dtype(r, t);
-  if (a.dtype() == t && b.dtype() == t) return array::make(std::move(shape), out, Elementwise::of(op), {a, b}, s);
+  if (a.dtype() == t && b.dtype() == t)
+    return array::make(std::move(shape), out, Elementwise::of(op), {a, b}, s);
   return array::make(std::move(shape), out, Elementwise::of(op), {astype(a, t, s), astype(b, t, s)}, s);
 }
 
@@ -83,9 +84,7 @@ array binary(Op op, const array& a, const array& b, const StreamOrDevice& s) {
 
 constexpr std::nullopt_t ZERO = std::nullopt;
 
-array minus_i(const array& x) {
-  return x.dtype() == complex64 ? array(complex64_t(0, -1)) : zeros_like(x);
-}
+array minus_i(const array& x) { return x.dtype() == complex64 ? array(complex64_t(0, -1)) : zeros_like(x); }
 
 // The part of a maximum's or minimum's derivative that goes to one side: ties share it.
 array share(const array& x, const array& y, const array& mine) {
@@ -109,12 +108,11 @@ std::optional<array> derivative(Op op, const std::vector<array>& in, const array
   (void)y;
   (void)r;
   switch (op) {
-#define UNARY(name, types, result, value, dx) \
-  case Op::name:                              \
-    return dx;
-#define BINARY(name, types, result, value, dx, dy) \
-  case Op::name:                                   \
-    if (by == 0) return dx;                        \
+#define UNARY(name, types, result, value, dx)            \
+  case Op::name: return dx;                              \
+      #define BINARY(name, types, result, value, dx, dy) \
+  case Op::name:                                         \
+    if (by == 0) return dx;                              \
     return dy;
 #include "ops/elementwise.def"
     default: return ZERO;
@@ -137,7 +135,8 @@ array unbroadcast(const array& g, const Shape& shape) {
 array scaled(const array& g, const array& d, Dtype target) {
   array product = multiply(g, d);
   if (product.dtype() == target) return product;
-  return target == complex64 || product.dtype() != complex64 ? astype(product, target) : astype(real(product), target);
+  return target == complex64 || product.dtype() != complex64 ? astype(product, target)
+                                                             : astype(real(product), target);
 }
 
 }  // namespace
@@ -153,7 +152,8 @@ Ref<const Primitive> Elementwise::of(Op op) {
   // Leaked once: nodes of static storage may outlive any owner.
   static const auto& all = *[] {
     auto* v = new std::vector<Ref<const Primitive>>;
-    for (uint16_t i = 0; i < static_cast<uint16_t>(Op::count); ++i) v->push_back(make_primitive<Elementwise>(i));
+    for (uint16_t i = 0; i < static_cast<uint16_t>(Op::count); ++i)
+      v->push_back(make_primitive<Elementwise>(i));
     return v;
   }();
   return all[static_cast<size_t>(op)];
@@ -168,7 +168,8 @@ Ref<const Primitive> Elementwise::cast_to(Dtype dtype) {
 }
 
 std::vector<array> Elementwise::vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,
-                                    const std::vector<int>& argnums, const std::vector<array>& outputs) const {
+                                    const std::vector<int>& argnums,
+                                    const std::vector<array>& outputs) const {
   const array& g = cotangents[0];
   std::vector<array> out;
   for (int i : argnums) {
@@ -197,7 +198,8 @@ std::vector<array> Elementwise::vjp(const std::vector<array>& primals, const std
 }
 
 std::vector<array> Elementwise::jvp(const std::vector<array>& primals, const std::vector<array>& tangents,
-                                    const std::vector<int>& argnums, const std::vector<array>& outputs) const {
+                                    const std::vector<int>& argnums,
+                                    const std::vector<array>& outputs) const {
   const array& r = outputs[0];
   std::optional<array> total;
   auto add_in = [&](const array& t) { total = total ? add(*total, t) : t; };
@@ -205,7 +207,8 @@ std::vector<array> Elementwise::jvp(const std::vector<array>& primals, const std
     int i = argnums[k];
     const array& t = tangents[k];
     if (code == kCastOp) {
-      add_in(issubdtype(to, inexact) && issubdtype(primals[0].dtype(), inexact) ? astype(t, to) : zeros_like(r));
+      add_in(issubdtype(to, inexact) && issubdtype(primals[0].dtype(), inexact) ? astype(t, to)
+                                                                                : zeros_like(r));
       continue;
     }
     Op op = static_cast<Op>(code);
@@ -246,8 +249,8 @@ std::pair<std::vector<array>, std::vector<int>> Elementwise::vmap(const std::vec
   Shape shape = in[0].shape();
   for (size_t i = 1; i < in.size(); ++i) shape = broadcast_shapes(shape, in[i].shape(), name().data());
   Dtype out = code == kCastOp || static_cast<Op>(code) == Op::from_fp8 ? to
-              : static_cast<Op>(code) == Op::to_fp8 ? uint8
-              : static_cast<Op>(code) == Op::select ? in[1].dtype()
+              : static_cast<Op>(code) == Op::to_fp8                    ? uint8
+              : static_cast<Op>(code) == Op::select                    ? in[1].dtype()
                                                     : result_dtype(kRows[code], in[0].dtype());
   retain();
   return {{array::make(shape, out, Ref<const Primitive>(this), std::span<const array>(in))}, {0}};
@@ -255,7 +258,8 @@ std::pair<std::vector<array>, std::vector<int>> Elementwise::vmap(const std::vec
 
 std::optional<std::vector<Shape>> Elementwise::output_shapes(const std::vector<array>& inputs) const {
   Shape shape = inputs[0].shape();
-  for (size_t i = 1; i < inputs.size(); ++i) shape = broadcast_shapes(shape, inputs[i].shape(), name().data());
+  for (size_t i = 1; i < inputs.size(); ++i)
+    shape = broadcast_shapes(shape, inputs[i].shape(), name().data());
   return std::vector<Shape>{shape};
 }
 
@@ -279,7 +283,8 @@ array round(const array& a, int decimals, StreamOrDevice s) {
   if (!issubdtype(a.dtype(), inexact)) {
     if (decimals > 0) return a;
     array scale(std::pow(10.0, -decimals), float64);
-    return astype(multiply(unary(Op::rint, divide(astype(a, float64, s), scale, s), s), scale, s), a.dtype(), s);
+    return astype(multiply(unary(Op::rint, divide(astype(a, float64, s), scale, s), s), scale, s), a.dtype(),
+                  s);
   }
   array scale = weak(std::pow(10.0, std::abs(decimals)), a.dtype());
   return decimals > 0 ? divide(unary(Op::rint, multiply(a, scale, s), s), scale, s)
@@ -287,8 +292,8 @@ array round(const array& a, int decimals, StreamOrDevice s) {
 }
 array round(const array& a, StreamOrDevice s) { return round(a, 0, s); }
 
-array nan_to_num(const array& a, float nan, const std::optional<float> posinf, const std::optional<float> neginf,
-                 StreamOrDevice s) {
+array nan_to_num(const array& a, float nan, const std::optional<float> posinf,
+                 const std::optional<float> neginf, StreamOrDevice s) {
   if (!issubdtype(a.dtype(), inexact)) return a;
   if (a.dtype() == complex64)
     throw std::invalid_argument("[nan_to_num] expected a real dtype, got complex64");
@@ -307,7 +312,8 @@ array from_fp8(array x, Dtype dtype, StreamOrDevice s) {
   if (x.dtype() != uint8)
     throw std::invalid_argument(fmt::format("[from_fp8] expected uint8, got {}", dtype_name(x.dtype())));
   if (!issubdtype(dtype, floating))
-    throw std::invalid_argument(fmt::format("[from_fp8] expected a floating dtype to convert to, got {}", dtype_name(dtype)));
+    throw std::invalid_argument(
+        fmt::format("[from_fp8] expected a floating dtype to convert to, got {}", dtype_name(dtype)));
   return astype(array::make(x.shape(), float32, Elementwise::of(Op::from_fp8), {x}, s), dtype, s);
 }
 
@@ -322,7 +328,8 @@ array where(const array& condition, const array& x, const array& y, StreamOrDevi
                      {astype(condition, bool_, s), astype(x, t, s), astype(y, t, s)}, s);
 }
 
-array clip(const array& a, const std::optional<array>& a_min, const std::optional<array>& a_max, StreamOrDevice s) {
+array clip(const array& a, const std::optional<array>& a_min, const std::optional<array>& a_max,
+           StreamOrDevice s) {
   if (!a_min && !a_max) throw std::invalid_argument("[clip] expected a_min, a_max or both");
   array out = a;
   if (a_min) out = maximum(out, *a_min, s);

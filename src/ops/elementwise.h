@@ -11,7 +11,7 @@ enum class Op : uint16_t {
 #define UNARY(name, ...) name,
 #define BINARY(name, ...) name,
 #include "ops/elementwise.def"
-  select,   // where(condition, x, y)
+  select,  // where(condition, x, y)
   to_fp8,
   from_fp8,
   count,
@@ -35,7 +35,8 @@ class Elementwise : public Primitive {
   static Ref<const Primitive> of(Op op);
   static Ref<const Primitive> cast_to(Dtype dtype);
 
-  explicit Elementwise(uint16_t code, Dtype to = float32) : Primitive(Role::elementwise), code(code), to(to) {}
+  explicit Elementwise(uint16_t code, Dtype to = float32)
+      : Primitive(Role::elementwise), code(code), to(to) {}
   const uint16_t code;  // an Op, or kCastOp
   const Dtype to;       // of a cast or from_fp8
 };

@@ -56,7 +56,8 @@ class Parameters : public Base {
     size_t i = 0;
     std::apply(
         [&](const auto&... x) {
-          (((text += i ? ", " : ""), (text += P::param_names[i++]), (text += "="), text += param_string(x)), ...);
+          (((text += i ? ", " : ""), (text += P::param_names[i++]), (text += "="), text += param_string(x)),
+           ...);
         },
         self().params());
     return text;

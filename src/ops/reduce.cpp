@@ -74,8 +74,8 @@ array reduce(Reduce::Op op, const array& a, const std::vector<int>& axes, bool k
   Shape shape = a.shape();
   for (int axis : sorted) {
     if (shape[axis] == 0 && (op == Reduce::max || op == Reduce::min))
-      throw std::invalid_argument(fmt::format("[{}] there is no {} of nothing: axis {} of shape {} is empty", name,
-                                              op == Reduce::max ? "largest" : "smallest", axis,
+      throw std::invalid_argument(fmt::format("[{}] there is no {} of nothing: axis {} of shape {} is empty",
+                                              name, op == Reduce::max ? "largest" : "smallest", axis,
                                               to_string(a.shape())));
     shape[axis] = 1;
   }
@@ -125,7 +125,7 @@ array variance(const char* op, const array& a, const std::vector<int>& axes, boo
 
 // ---------------------------------------------------------------- front end
 
-#define LAZULI_FORMS(Result, op)                                                                          \
+#define LAZULI_FORMS(Result, op)                                                                         \
   Result op(const array& a, bool keepdims, StreamOrDevice s) { return op(a, all_axes(a), keepdims, s); } \
   Result op(const array& a, StreamOrDevice s) { return op(a, all_axes(a), false, s); }                   \
   Result op(const array& a, int axis, bool keepdims, StreamOrDevice s) {                                 \
@@ -161,7 +161,8 @@ array max(const array& a, const std::vector<int>& axes, bool keepdims, StreamOrD
 array min(const array& a, const std::vector<int>& axes, bool keepdims, StreamOrDevice s) {
   return reduce(Reduce::min, a, axes, keepdims, s);
 }
-std::tuple<array, array> minmax(const array& a, const std::vector<int>& axes, bool keepdims, StreamOrDevice s) {
+std::tuple<array, array> minmax(const array& a, const std::vector<int>& axes, bool keepdims,
+                                StreamOrDevice s) {
   return {min(a, axes, keepdims, s), max(a, axes, keepdims, s)};
 }
 
@@ -307,8 +308,8 @@ namespace {
 array arg_reduce(ArgReduce::Op op, const array& a, int axis, const StreamOrDevice& s) {
   Ref<const Primitive> primitive = make_primitive<ArgReduce>(op, axis);
   if (a.size() == 0)
-    throw std::invalid_argument(fmt::format("[{}] a has no elements: its shape is {}", primitive->name(),
-                                            to_string(a.shape())));
+    throw std::invalid_argument(
+        fmt::format("[{}] a has no elements: its shape is {}", primitive->name(), to_string(a.shape())));
   Shape shape = a.shape();
   if (shape[axis] > int64_t{1} << 32)
     throw std::invalid_argument(fmt::format("[{}] indices along axis {} of shape {} do not fit in uint32",

@@ -14,7 +14,8 @@
 namespace lazuli {
 namespace {
 
-array make_scan(Scan::Op op, const array& a, int axis, bool reverse, bool inclusive, const StreamOrDevice& s = {}) {
+array make_scan(Scan::Op op, const array& a, int axis, bool reverse, bool inclusive,
+                const StreamOrDevice& s = {}) {
   return array::make(a.shape(), a.dtype(), make_primitive<Scan>(op, axis, reverse, inclusive), {a}, s);
 }
 
@@ -80,7 +81,8 @@ array logcumsumexp(const array& a, int axis, bool reverse, bool inclusive, Strea
 
 array diff(const array& a, int n, int axis, StreamOrDevice s) {
   if (n < 0) throw std::invalid_argument(fmt::format("[diff] n must not be negative, got {}", n));
-  if (a.ndim() == 0) throw std::invalid_argument("[diff] a must have at least one dimension, its shape is ()");
+  if (a.ndim() == 0)
+    throw std::invalid_argument("[diff] a must have at least one dimension, its shape is ()");
   axis = normalize_axis(axis, a.ndim(), "diff");
   array d = a;
   for (int i = 0; i < n && d.shape(axis) > 0; ++i) {
@@ -187,8 +189,8 @@ std::vector<array> Recurrence::jvp(const std::vector<array>& primals, const std:
                                    const std::vector<int>& argnums, const std::vector<array>& outputs) const {
   std::optional<array> b;
   for (size_t i = 0; i < argnums.size(); ++i) {
-    array part = argnums[i] == 1 ? tangents[i]
-                                 : multiply(tangents[i], previous(outputs[0], axis, reverse, 0.0f));
+    array part =
+        argnums[i] == 1 ? tangents[i] : multiply(tangents[i], previous(outputs[0], axis, reverse, 0.0f));
     b = b ? add(*b, part) : part;
   }
   return {recurrence(primals[0], *b, axis, reverse)};

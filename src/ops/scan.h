@@ -32,9 +32,9 @@ class Scan : public detail::Parameters<Primitive, Scan> {
   const bool reverse, inclusive;
 };
 
-// y[i] = a[i] y[i - 1] + b[i] along `axis`, from y[-1] = 0 (in reverse, from y[n] = 0). The derivatives of every
-// scan are such recurrences, its own included: so they take linear time, never divide, and stay exact where
-// elements are zero. Inputs have one shape and one inexact dtype.
+// y[i] = a[i] y[i - 1] + b[i] along `axis`, from y[-1] = 0 (in reverse, from y[n] = 0). The derivatives of
+// every scan are such recurrences, its own included: so they take linear time, never divide, and stay exact
+// where elements are zero. Inputs have one shape and one inexact dtype.
 class Recurrence : public detail::Parameters<Primitive, Recurrence> {
  public:
   Recurrence(int axis, bool reverse) : axis(axis), reverse(reverse) {}

@@ -2,8 +2,8 @@
 
 #include <limits>
 
-#include "lazuli/ops/elementwise.h"
 #include "lazuli/ops/creation.h"
+#include "lazuli/ops/elementwise.h"
 #include "lazuli/ops/reduce.h"
 #include "lazuli/ops/shape.h"
 #include "lazuli/ops/softmax.h"

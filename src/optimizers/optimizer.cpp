@@ -21,8 +21,10 @@ array Context::rate(const array& like) const {
 
 Slots& Optimizer::Group::slots_of(const std::string& path, const array& parameter, size_t guess) {
   size_t at = states.size();
-  if (guess < states.size() && states[guess].path == path) at = guess;
-  else if (auto found = where.find(path); found != where.end()) at = found->second;
+  if (guess < states.size() && states[guess].path == path)
+    at = guess;
+  else if (auto found = where.find(path); found != where.end())
+    at = found->second;
   if (at < states.size() && states[at].checked) return states[at].slots;
 
   Slots fresh;
@@ -73,7 +75,8 @@ void Optimizer::Group::set_state(const Tree& state) {
   if (!new_step) throw std::invalid_argument("[Optimizer] the state has no 'step'");
   array step_value = astype(scalar("step", *new_step), uint64);
   std::optional<array> rate = learning_rate;
-  if (const array* r = state.find("learning_rate"); r && schedule) rate = astype(scalar("learning_rate", *r), float32);
+  if (const array* r = state.find("learning_rate"); r && schedule)
+    rate = astype(scalar("learning_rate", *r), float32);
   std::vector<State> new_states;
   std::unordered_map<std::string, size_t> new_where;
   for (const auto& [path, value] : state) {

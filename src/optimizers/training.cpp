@@ -53,10 +53,9 @@ namespace detail {
 
 void blend(nn::ModuleRef average, nn::ConstModuleRef model, double decay) {
   Tree now = nn::parameters(model), buffers = nn::buffers(model);
-  Tree next = nn::parameters(average).zip(
-      now, [&](const array& a, const array& p) {
-        return issubdtype(a.dtype(), floating) ? decay * a + (1 - decay) * p : p;
-      });
+  Tree next = nn::parameters(average).zip(now, [&](const array& a, const array& p) {
+    return issubdtype(a.dtype(), floating) ? decay * a + (1 - decay) * p : p;
+  });
   nn::update(average, next.merge(buffers));
 }
 

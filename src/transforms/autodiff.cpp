@@ -15,14 +15,16 @@ namespace {
 // Derivatives pass through floating and complex values only.
 bool carries_derivative(const array& a) { return issubdtype(a.dtype(), inexact); }
 
-void check_like(const char* op, const char* what, const std::vector<array>& given, const std::vector<array>& like) {
+void check_like(const char* op, const char* what, const std::vector<array>& given,
+                const std::vector<array>& like) {
   if (given.size() != like.size())
-    throw std::invalid_argument(std::string("[") + op + "] expected " + std::to_string(like.size()) + " " + what +
-                                "s, got " + std::to_string(given.size()));
+    throw std::invalid_argument(std::string("[") + op + "] expected " + std::to_string(like.size()) + " " +
+                                what + "s, got " + std::to_string(given.size()));
   for (size_t i = 0; i < given.size(); ++i)
     if (given[i].shape() != like[i].shape())
-      throw std::invalid_argument(std::string("[") + op + "] " + what + " " + std::to_string(i) + " has shape " +
-                                  to_string(given[i].shape()) + ", expected " + to_string(like[i].shape()));
+      throw std::invalid_argument(std::string("[") + op + "] " + what + " " + std::to_string(i) +
+                                  " has shape " + to_string(given[i].shape()) + ", expected " +
+                                  to_string(like[i].shape()));
 }
 
 struct Traced {
@@ -84,8 +86,7 @@ std::vector<array> pull_back(const Traced& t, const std::vector<array>& cotangen
     std::vector<array> primals = operands(e);
     std::vector<int> argnums;
     for (uint32_t k = 0; k < e.num_inputs; ++k)
-      if (g.inputs[e.first_input + k] >= 0 &&
-          (carries_derivative(primals[k]) || primals[k].node()->is_tuple))
+      if (g.inputs[e.first_input + k] >= 0 && (carries_derivative(primals[k]) || primals[k].node()->is_tuple))
         argnums.push_back(static_cast<int>(k));
     if (argnums.empty()) continue;
     std::vector<array> back = p.vjp(primals, given, argnums, outputs);
@@ -150,7 +151,8 @@ std::pair<std::vector<array>, std::vector<array>> jvp(const VectorFn& fun, const
     }
     for (uint32_t k = 0; k < e.num_inputs; ++k) {
       int32_t from = g.inputs[e.first_input + k];
-      if (from < 0 || slots[static_cast<size_t>(from)].empty() || !slots[static_cast<size_t>(from)][0]) continue;
+      if (from < 0 || slots[static_cast<size_t>(from)].empty() || !slots[static_cast<size_t>(from)][0])
+        continue;
       argnums.push_back(static_cast<int>(k));
       moved.push_back(*slots[static_cast<size_t>(from)][0]);
     }
@@ -190,11 +192,14 @@ ValueAndGradFn value_and_grad(const VectorFn& fun, const std::vector<int>& argnu
     Traced t = run_traced(fun, args, normal);
     if (t.outputs.empty()) throw std::invalid_argument("[grad] the function returned nothing");
     if (t.outputs[0].ndim() != 0)
-      throw std::invalid_argument("[grad] the function must return a scalar to differentiate, but its first output "
-                                  "has shape " + to_string(t.outputs[0].shape()) + "; reduce it with sum or mean");
+      throw std::invalid_argument(
+          "[grad] the function must return a scalar to differentiate, but its first output "
+          "has shape " +
+          to_string(t.outputs[0].shape()) + "; reduce it with sum or mean");
     if (!carries_derivative(t.outputs[0]))
-      throw std::invalid_argument("[grad] the function must return a floating value, but its first output is " +
-                                  std::string(dtype_name(t.outputs[0].dtype())));
+      throw std::invalid_argument(
+          "[grad] the function must return a floating value, but its first output is " +
+          std::string(dtype_name(t.outputs[0].dtype())));
     // Auxiliary outputs have no part in the gradient.
     Traced loss = t;
     loss.outputs.erase(loss.outputs.begin() + 1, loss.outputs.end());
@@ -207,8 +212,8 @@ ValueAndGradFn value_and_grad(const VectorFn& fun, int argnum) {
 }
 SimpleValueAndGradFn value_and_grad(const std::function<array(const std::vector<array>&)>& fun,
                                     const std::vector<int>& argnums) {
-  auto both = value_and_grad(VectorFn([fun](const std::vector<array>& in) { return std::vector<array>{fun(in)}; }),
-                             argnums);
+  auto both = value_and_grad(
+      VectorFn([fun](const std::vector<array>& in) { return std::vector<array>{fun(in)}; }), argnums);
   return [both](const std::vector<array>& in) {
     auto [value, grads] = both(in);
     return std::make_pair(value[0], grads);
@@ -217,9 +222,11 @@ SimpleValueAndGradFn value_and_grad(const std::function<array(const std::vector<
 SimpleValueAndGradFn value_and_grad(const std::function<array(const std::vector<array>&)>& fun, int argnum) {
   return value_and_grad(fun, std::vector<int>{argnum});
 }
-std::function<std::pair<array, array>(const array&)> value_and_grad(const std::function<array(const array&)>& fun) {
-  auto both = value_and_grad(VectorFn([fun](const std::vector<array>& in) { return std::vector<array>{fun(in[0])}; }),
-                             std::vector<int>{0});
+std::function<std::pair<array, array>(const array&)> value_and_grad(
+    const std::function<array(const array&)>& fun) {
+  auto both =
+      value_and_grad(VectorFn([fun](const std::vector<array>& in) { return std::vector<array>{fun(in[0])}; }),
+                     std::vector<int>{0});
   return [both](const array& x) {
     auto [value, grads] = both({x});
     return std::make_pair(value[0], grads[0]);

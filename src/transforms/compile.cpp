@@ -76,18 +76,21 @@ class Compiled {
       eval(plain);
     }
     if (plain.size() != out.size())
-      throw std::runtime_error("[compile] verify: the compiled function returns " + std::to_string(out.size()) +
-                               " arrays, the plain one " + std::to_string(plain.size()));
+      throw std::runtime_error("[compile] verify: the compiled function returns " +
+                               std::to_string(out.size()) + " arrays, the plain one " +
+                               std::to_string(plain.size()));
     for (size_t i = 0; i < out.size(); ++i) {
       std::string which = "[compile] verify: output " + std::to_string(i);
       if (out[i].shape() != plain[i].shape() || out[i].dtype() != plain[i].dtype())
         throw std::runtime_error(which + " differs: compiled " + to_string(out[i].shape()) + " " +
-                                 std::string(dtype_name(out[i].dtype())) + ", plain " + to_string(plain[i].shape()) +
-                                 " " + std::string(dtype_name(plain[i].dtype())));
+                                 std::string(dtype_name(out[i].dtype())) + ", plain " +
+                                 to_string(plain[i].shape()) + " " +
+                                 std::string(dtype_name(plain[i].dtype())));
       dispatch_dtype(out[i].dtype(), [&]<class T>(T) {
         if (std::memcmp(out[i].data<T>(), plain[i].data<T>(), out[i].nbytes()) != 0)
-          throw std::runtime_error(which + " has other values than without compile; does the function depend on "
-                                           "state that changes between calls, or draw random numbers without a key?");
+          throw std::runtime_error(which +
+                                   " has other values than without compile; does the function depend on "
+                                   "state that changes between calls, or draw random numbers without a key?");
       });
     }
   }
@@ -105,9 +108,12 @@ VectorFn compile(VectorFn fun, CompileOptions options) {
   auto compiled = std::make_shared<Compiled>(std::move(fun), options);
   return [compiled](const std::vector<array>& args) { return (*compiled)(args); };
 }
-VectorFn compile(VectorFn fun, bool shapeless) { return compile(std::move(fun), CompileOptions{.shapeless = shapeless}); }
+VectorFn compile(VectorFn fun, bool shapeless) {
+  return compile(std::move(fun), CompileOptions{.shapeless = shapeless});
+}
 std::function<array(const array&)> compile(std::function<array(const array&)> fun, CompileOptions options) {
-  auto compiled = compile(VectorFn([fun](const std::vector<array>& in) { return std::vector<array>{fun(in[0])}; }), options);
+  auto compiled = compile(
+      VectorFn([fun](const std::vector<array>& in) { return std::vector<array>{fun(in[0])}; }), options);
   return [compiled](const array& x) { return compiled({x})[0]; };
 }
 

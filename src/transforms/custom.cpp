@@ -17,9 +17,13 @@ namespace {
 // flows into the outputs given as inputs: the rules stand for the whole function.
 class Custom : public Pass {
  public:
-  Custom(const char* name, int arguments, VectorFn fun, std::optional<CustomVjp> vjp, std::optional<CustomJvp> jvp,
-         std::optional<CustomVmap> vmap)
-      : name_(name), arguments_(arguments), fun_(std::move(fun)), vjp_(std::move(vjp)), jvp_(std::move(jvp)),
+  Custom(const char* name, int arguments, VectorFn fun, std::optional<CustomVjp> vjp,
+         std::optional<CustomJvp> jvp, std::optional<CustomVmap> vmap)
+      : name_(name),
+        arguments_(arguments),
+        fun_(std::move(fun)),
+        vjp_(std::move(vjp)),
+        jvp_(std::move(jvp)),
         vmap_(std::move(vmap)) {}
 
   std::string_view name() const override { return name_; }
@@ -36,18 +40,19 @@ class Custom : public Pass {
       shapes.push_back(out.shape());
       dtypes.push_back(out.dtype());
     }
-    return array::make_many(shapes, dtypes, make_primitive<Custom>(name, static_cast<int>(args.size()), fun, vjp, jvp, vmap),
-                            in);
+    return array::make_many(
+        shapes, dtypes, make_primitive<Custom>(name, static_cast<int>(args.size()), fun, vjp, jvp, vmap), in);
   }
 
   std::vector<array> vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,
                          const std::vector<int>& argnums, const std::vector<array>& outputs) const override {
     auto args = arguments(primals);
-    std::vector<array> all = vjp_ ? (*vjp_)(args, cotangents, outputs) : lazuli::vjp(fun_, args, cotangents).second;
+    std::vector<array> all =
+        vjp_ ? (*vjp_)(args, cotangents, outputs) : lazuli::vjp(fun_, args, cotangents).second;
     if (all.size() != args.size())
-      throw std::invalid_argument("[" + std::string(name_) + "] the vjp rule must return " +
-                                  std::to_string(args.size()) + " cotangents, one for each argument, but returned " +
-                                  std::to_string(all.size()));
+      throw std::invalid_argument(
+          "[" + std::string(name_) + "] the vjp rule must return " + std::to_string(args.size()) +
+          " cotangents, one for each argument, but returned " + std::to_string(all.size()));
     std::vector<array> out;
     for (int i : argnums) {
       size_t k = static_cast<size_t>(i);
@@ -155,14 +160,17 @@ VectorFn checkpoint(VectorFn fun) {
         if (e.argument >= 0) continue;
         auto in = operands(e);
         for (uint32_t k = 0; k < e.num_inputs; ++k)
-          if (recorded->inputs[e.first_input + k] < 0 && in[k].is_tracer() && seen.insert(in[k].id()).second) {
+          if (recorded->inputs[e.first_input + k] < 0 && in[k].is_tracer() &&
+              seen.insert(in[k].id()).second) {
             all.push_back(in[k]);
             standins.push_back(in[k]);
           }
       }
       *recorded = subgraph(standins, *outputs);
     }
-    VectorFn again = [recorded, outputs](const std::vector<array>& in) { return replay(*recorded, *outputs, in); };
+    VectorFn again = [recorded, outputs](const std::vector<array>& in) {
+      return replay(*recorded, *outputs, in);
+    };
     return Custom::call("checkpoint", again, all, std::nullopt, std::nullopt, std::nullopt);
   };
 }

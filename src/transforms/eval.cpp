@@ -1,4 +1,6 @@
 // The engine: schedules a graph and runs its groups one after another.
+#include "transforms/eval.h"
+
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -14,7 +16,6 @@
 #include "lazuli/transforms.h"
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
-#include "transforms/eval.h"
 
 namespace lazuli {
 
@@ -27,7 +28,11 @@ namespace {
 // An index space entry of an evaluated node: how it is read over `space`.
 Operand operand_of(const Node* n) {
   return {static_cast<char*>(n->buffer->data) + n->offset * static_cast<int64_t>(n->dtype.size()),
-          n->shape, n->strides, n->dtype, n->row_contiguous, n->size};
+          n->shape,
+          n->strides,
+          n->dtype,
+          n->row_contiguous,
+          n->size};
 }
 
 // The same, broadcast to a larger space.
@@ -150,8 +155,9 @@ class Evaluation {
       case Primitive::Role::pick: return run_pick(root);
       case Primitive::Role::pass: return run_pass(b, root);
       case Primitive::Role::unknown:
-        throw std::invalid_argument("the value of an array was asked for while the function is traced, when it has "
-                                    "none yet; use where instead of a condition on values");
+        throw std::invalid_argument(
+            "the value of an array was asked for while the function is traced, when it has "
+            "none yet; use where instead of a condition on values");
       case Primitive::Role::kernel: return run_kernel(b, root);
     }
   }
@@ -255,7 +261,8 @@ class Evaluation {
       Buffer* buffer = nullptr;
       if (n == root && !retained_)
         for (auto& l : leaves_)
-          if (l.node->dtype.size() == n->dtype.size() && l.node->shape == n->shape && donatable(l.node, l.slots)) {
+          if (l.node->dtype.size() == n->dtype.size() && l.node->shape == n->shape &&
+              donatable(l.node, l.slots)) {
             buffer = l.node->buffer;
             detail::retain(buffer);
             break;
@@ -274,7 +281,8 @@ class Evaluation {
     Node* input = root->inputs[0];
     const Shape space = input->shape;
     build_program(group);
-    uint16_t value = in_group(input, group) ? value_of_[static_cast<size_t>(input->mark - base_)] : leaf(input);
+    uint16_t value =
+        in_group(input, group) ? value_of_[static_cast<size_t>(input->mark - base_)] : leaf(input);
     finish_program(space);
     program_.outputs.push_back({final_value(value), input->dtype});
     Buffer* buffer = b.allocate(static_cast<size_t>(root->size) * root->dtype.size());
@@ -311,7 +319,8 @@ class Evaluation {
 
   void run_pick(Node* root) {
     Node* tuple = root->inputs[0];
-    Buffer* b = tuple->results->buffers[static_cast<size_t>(static_cast<const Pick&>(*root->primitive).index)];
+    Buffer* b =
+        tuple->results->buffers[static_cast<size_t>(static_cast<const Pick&>(*root->primitive).index)];
     detail::retain(b);
     publish(root, b, row_strides(root->shape), 0, true);
   }
@@ -368,7 +377,8 @@ class Evaluation {
         bool retained = Trace::alive(root->trace);
         for (uint32_t i = 0; i < root->num_inputs && !buffer && !retained; ++i)
           if ((kernel->donate >> i & 1) && root->inputs[i]->size == root->size &&
-              root->inputs[i]->dtype == root->dtype && donatable(root->inputs[i], slots_of(root, root->inputs[i]))) {
+              root->inputs[i]->dtype == root->dtype &&
+              donatable(root->inputs[i], slots_of(root, root->inputs[i]))) {
             buffer = root->inputs[i]->buffer;
             detail::retain(buffer);
           }
@@ -404,7 +414,8 @@ class Evaluation {
   void finish_group(int32_t group) {
     Node* root = tape_.entries[static_cast<size_t>(group)].node;
     auto let_go = [](Node* n) {
-      if (n->status.load(std::memory_order_relaxed) == Status::available && !Trace::alive(n->trace)) detail::detach(n);
+      if (n->status.load(std::memory_order_relaxed) == Status::available && !Trace::alive(n->trace))
+        detail::detach(n);
     };
     // Members with a value first need their handles looked at before the root drops theirs.
     keep_.clear();

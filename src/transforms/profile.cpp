@@ -47,7 +47,8 @@ struct Profile::Impl : EvalHooks {
         }
     if (root->primitive->role() == Primitive::Role::view || root->primitive->role() == Primitive::Role::pick)
       current.bytes = 0;
-    moves_ = root->primitive->role() != Primitive::Role::view && root->primitive->role() != Primitive::Role::pick;
+    moves_ =
+        root->primitive->role() != Primitive::Role::view && root->primitive->role() != Primitive::Role::pick;
     kernel_began = Clock::now();
   }
   void computed(const Node* n) override {
@@ -114,9 +115,10 @@ std::string Profile::table() const {
                                 "mean us", "share", "GB/s", "largest result");
   auto line = [&](const Row& r) {
     std::string name = r.name.size() > 44 ? r.name.substr(0, 41) + "..." : r.name;
-    out += fmt::format("{:<44} {:>7} {:>11.3f} {:>10.1f} {:>5.1f}% {:>8.2f}  {}\n", name, r.calls, r.time * 1e-3,
-                       r.time / static_cast<double>(r.calls), all.time > 0 ? 100 * r.time / all.time : 0.0,
-                       r.time > 0 ? static_cast<double>(r.bytes) / r.time * 1e-3 : 0.0, r.shape);
+    out +=
+        fmt::format("{:<44} {:>7} {:>11.3f} {:>10.1f} {:>5.1f}% {:>8.2f}  {}\n", name, r.calls, r.time * 1e-3,
+                    r.time / static_cast<double>(r.calls), all.time > 0 ? 100 * r.time / all.time : 0.0,
+                    r.time > 0 ? static_cast<double>(r.bytes) / r.time * 1e-3 : 0.0, r.shape);
   };
   for (auto& r : rows) line(r);
   if (all.calls) {
@@ -130,9 +132,17 @@ std::string Profile::table() const {
 void Profile::save_trace(const std::string& path) const {
   nlohmann::json trace = nlohmann::json::array();
   for (auto& e : events()) {
-    trace.push_back({{"name", e.name}, {"ph", "X"}, {"pid", 0}, {"tid", 0}, {"ts", e.start_us}, {"dur", e.duration_us},
+    trace.push_back({{"name", e.name},
+                     {"ph", "X"},
+                     {"pid", 0},
+                     {"tid", 0},
+                     {"ts", e.start_us},
+                     {"dur", e.duration_us},
                      {"args", {{"shape", e.shape}, {"where", e.where}, {"bytes", e.bytes}}}});
-    trace.push_back({{"name", "memory"}, {"ph", "C"}, {"pid", 0}, {"ts", e.start_us + e.duration_us},
+    trace.push_back({{"name", "memory"},
+                     {"ph", "C"},
+                     {"pid", 0},
+                     {"ts", e.start_us + e.duration_us},
                      {"args", {{"active bytes", e.active_memory}}}});
   }
   std::string temporary = path + ".tmp";

@@ -12,15 +12,15 @@ namespace lazuli {
 namespace {
 
 // Axes in [0, ndim), or -1 for none.
-std::vector<array> vmap_call(const VectorFn& fun, const std::vector<array>& args, const std::vector<int>& in_axes,
-                             const std::vector<int>& out_axes) {
+std::vector<array> vmap_call(const VectorFn& fun, const std::vector<array>& args,
+                             const std::vector<int>& in_axes, const std::vector<int>& out_axes) {
   int64_t batch = -1;
   for (size_t i = 0; i < args.size(); ++i) {
     if (in_axes[i] < 0) continue;
     int64_t n = args[i].shape(in_axes[i]);
     if (batch >= 0 && n != batch)
-      throw std::invalid_argument("[vmap] batch axes must have equal extents, but found " + std::to_string(batch) +
-                                  " and " + std::to_string(n));
+      throw std::invalid_argument("[vmap] batch axes must have equal extents, but found " +
+                                  std::to_string(batch) + " and " + std::to_string(n));
     batch = n;
   }
   if (batch < 0) throw std::invalid_argument("[vmap] at least one input must have a batch axis");
@@ -95,7 +95,9 @@ std::vector<array> vmap_call(const VectorFn& fun, const std::vector<array>& args
       from = axes[static_cast<size_t>(graph.outputs[i])][0];
     }
     if (to < 0) {
-      if (from >= 0) throw std::invalid_argument("[vmap] output " + std::to_string(i) + " depends on the batch; its axis must not be -1");
+      if (from >= 0)
+        throw std::invalid_argument("[vmap] output " + std::to_string(i) +
+                                    " depends on the batch; its axis must not be -1");
       out.push_back(value);
       continue;
     }
@@ -118,15 +120,16 @@ VectorFn vmap(const VectorFn& fun, const std::vector<int>& in_axes, const std::v
     std::vector<int> axes = in_axes;
     if (axes.empty()) axes.assign(args.size(), 0);
     if (axes.size() != args.size())
-      throw std::invalid_argument("[vmap] expected " + std::to_string(axes.size()) + " inputs, one for each axis, got " +
-                                  std::to_string(args.size()));
+      throw std::invalid_argument("[vmap] expected " + std::to_string(axes.size()) +
+                                  " inputs, one for each axis, got " + std::to_string(args.size()));
     for (size_t i = 0; i < axes.size(); ++i)
       if (axes[i] >= 0) normalize_axis(axes[i], args[i].ndim(), "vmap");
     return vmap_call(fun, args, axes, out_axes);
   };
 }
 
-std::function<array(const array&)> vmap(const std::function<array(const array&)>& fun, int in_axis, int out_axis) {
+std::function<array(const array&)> vmap(const std::function<array(const array&)>& fun, int in_axis,
+                                        int out_axis) {
   return [=](const array& a) {
     int axis = normalize_axis(in_axis, a.ndim(), "vmap");
     VectorFn one = [&](const std::vector<array>& in) { return std::vector<array>{fun(in[0])}; };
@@ -135,8 +138,8 @@ std::function<array(const array&)> vmap(const std::function<array(const array&)>
   };
 }
 
-std::function<array(const array&, const array&)> vmap(const std::function<array(const array&, const array&)>& fun,
-                                                      int in_axis_a, int in_axis_b, int out_axis) {
+std::function<array(const array&, const array&)> vmap(
+    const std::function<array(const array&, const array&)>& fun, int in_axis_a, int in_axis_b, int out_axis) {
   return [=](const array& a, const array& b) {
     // -1 means "no batch axis" here as well, as in MLX.
     VectorFn two = [&](const std::vector<array>& in) { return std::vector<array>{fun(in[0], in[1])}; };

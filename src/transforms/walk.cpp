@@ -19,12 +19,12 @@ class Argument : public ViewPrimitive {
   std::string_view name() const override { return "argument"; }
   std::optional<Layout> apply(const Layout& in, const Shape&) const override { return in; }
   bool equals(const Primitive&) const override { return true; }
-  std::vector<array> vjp(const std::vector<array>&, const std::vector<array>& cotangents, const std::vector<int>&,
-                         const std::vector<array>&) const override {
+  std::vector<array> vjp(const std::vector<array>&, const std::vector<array>& cotangents,
+                         const std::vector<int>&, const std::vector<array>&) const override {
     return cotangents;
   }
-  std::vector<array> jvp(const std::vector<array>&, const std::vector<array>& tangents, const std::vector<int>&,
-                         const std::vector<array>&) const override {
+  std::vector<array> jvp(const std::vector<array>&, const std::vector<array>& tangents,
+                         const std::vector<int>&, const std::vector<array>&) const override {
     return tangents;
   }
   std::pair<std::vector<array>, std::vector<int>> vmap(const std::vector<array>& inputs,
@@ -124,8 +124,8 @@ std::vector<array> results_of(const array& node) {
   std::vector<array> out;
   auto& results = *node.node()->results;
   for (size_t i = 0; i < results.shapes.size(); ++i)
-    out.push_back(array::make(results.shapes[i], results.dtypes[i], make_primitive<Pick>(static_cast<int>(i)), {node},
-                              StreamOrDevice(node.stream(), node.where())));
+    out.push_back(array::make(results.shapes[i], results.dtypes[i], make_primitive<Pick>(static_cast<int>(i)),
+                              {node}, StreamOrDevice(node.stream(), node.where())));
   return out;
 }
 

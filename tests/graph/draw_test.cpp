@@ -17,9 +17,9 @@ TEST(Graph, PrintsInputsBeforeTheirUsers) {
   std::ostringstream os;
   print_graph(os, namer, y);
   EXPECT_EQ(os.str(),
-            "x = input  float32 (2)\n"
-            "A = exp(x)  float32 (2)\n"
-            "B = add(A, x)  float32 (2)\n");
+            "x = input  float32 (2,)\n"
+            "A = exp(x)  float32 (2,)\n"
+            "B = add(A, x)  float32 (2,)\n");
   EXPECT_FALSE(y.is_available());
 }
 
@@ -29,7 +29,7 @@ TEST(Graph, StopsAtArraysThatHaveTheirValue) {
   eval(e);
   std::ostringstream os;
   print_graph(os, y);
-  EXPECT_EQ(os.str(), "A = input  float32 (1)\nB = negative(A)  float32 (1)\n");
+  EXPECT_EQ(os.str(), "A = input  float32 (1,)\nB = negative(A)  float32 (1,)\n");
 }
 
 TEST(Graph, DrawsEachArrayAndOperationOnce) {

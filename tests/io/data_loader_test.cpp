@@ -18,7 +18,8 @@ std::vector<int> all_rows(const DataLoader<2>& loader, const std::optional<array
     auto rows = y.to_vector<int>();
     auto values = x.to_vector<int>();
     EXPECT_EQ(x.shape(), (Shape{y.shape(0), 3}));
-    for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(values[3 * i], 3 * rows[i] - 2) << "x and y go together";
+    for (size_t i = 0; i < rows.size(); ++i)
+      EXPECT_EQ(values[3 * i], 3 * rows[i] - 2) << "x and y go together";
     out.insert(out.end(), rows.begin(), rows.end());
   }
   return out;

@@ -60,12 +60,14 @@ TEST(Losses, ValuesOfPython) {
   };
   const auto& want = reference::all()["losses"]["values"];
   ASSERT_EQ(got.size(), want.size());
-  for (const auto& [name, value] : got) reference::expect_close(value, reference::to_array(want[name]), 2e-6, name);
+  for (const auto& [name, value] : got)
+    reference::expect_close(value, reference::to_array(want[name]), 2e-6, name);
 }
 
 TEST(Losses, GradientOfCrossEntropyIsSoftmaxMinusTarget) {
   array logits = in("logits"), labels = in("labels");
-  array g = grad([&](const array& x) { return cross_entropy(x, labels, {.reduction = losses::sum}); })(logits);
+  array g =
+      grad([&](const array& x) { return cross_entropy(x, labels, {.reduction = losses::sum}); })(logits);
   array e = exp(logits);
   array onehot = astype(expand_dims(labels, 1) == expand_dims(arange(4), 0), float32);
   reference::expect_close(g, e / lazuli::sum(e, 1, true) - onehot, 1e-6, "gradient");
@@ -102,10 +104,16 @@ std::string message_of(F f) {
 
 TEST(Losses, RefuseShapesThatDoNotFit) {
   array logits = in("logits");
-  EXPECT_EQ(message_of([&] { cross_entropy(logits, array({1, 2})); }),
-            "[cross_entropy] targets of shape (2,) do not fit inputs of shape (5, 4): class indices need shape (5,)");
-  EXPECT_EQ(message_of([&] { cross_entropy(logits, zeros({5, 3})); }),
-            "[cross_entropy] logits and target probabilities must have one shape, but have (5, 4) and (5, 3)");
+  EXPECT_EQ(message_of([&] {
+              cross_entropy(logits, array({1, 2}));
+            }),
+            "[cross_entropy] targets of shape (2,) do not fit inputs of shape (5, 4): class indices need "
+            "shape (5,)");
+  EXPECT_EQ(
+      message_of([&] {
+        cross_entropy(logits, zeros({5, 3}));
+      }),
+      "[cross_entropy] logits and target probabilities must have one shape, but have (5, 4) and (5, 3)");
   EXPECT_EQ(message_of([&] { cross_entropy(logits, zeros({5})); }),
             "[cross_entropy] class indices must be integers, but are float32");
   EXPECT_EQ(message_of([&] { cross_entropy(logits, in("labels"), {.label_smoothing = 1}); }),

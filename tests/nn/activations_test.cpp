@@ -1,9 +1,10 @@
 // Activations against Python MLX: values and gradients; modules against functions.
+#include "lazuli/nn/activations.h"
+
 #include <gtest/gtest.h>
 
 #include <map>
 
-#include "lazuli/nn/activations.h"
 #include "lazuli/nn/sequential.h"
 #include "lazuli/ops/creation.h"
 #include "lazuli/ops/elementwise.h"
@@ -64,7 +65,8 @@ TEST(Activations, ValuesAndGradients) {
       array out = pair.function(y);
       return sum(out * cos(reshape(arange(0.0, static_cast<double>(out.size())), out.shape())));
     };
-    reference::expect_close(grad(loss)(x), reference::to_array(expected["grad"][name]), 3e-6, name + " gradient");
+    reference::expect_close(grad(loss)(x), reference::to_array(expected["grad"][name]), 3e-6,
+                            name + " gradient");
   }
 }
 
@@ -82,7 +84,8 @@ TEST(Activations, KeepHalfPrecision) {
 TEST(Activations, AreFiniteFarOut) {
   array x({-1e4f, -100.f, 100.f, 1e4f});
   for (const auto& [name, pair] : all()) {
-    for (float v : pair.function(x).to_vector<float>()) EXPECT_TRUE(std::isfinite(v)) << name << " gives " << v;
+    for (float v : pair.function(x).to_vector<float>())
+      EXPECT_TRUE(std::isfinite(v)) << name << " gives " << v;
     if (name == "step") continue;
     array g = grad([&](const array& y) { return sum(pair.function(y)); })(x);
     for (float v : g.to_vector<float>()) EXPECT_TRUE(std::isfinite(v)) << name << " has derivative " << v;

@@ -91,18 +91,21 @@ TEST(Layers, Embedding) {
 
 TEST(Layers, Convolution) {
   check("Conv1d", nn::Conv1d(4, 3, {.kernel = 3, .stride = 2, .padding = 1}), kOneInput);
-  check("Conv1d_dilated", nn::Conv1d(4, 6, {.kernel = 2, .dilation = 2, .groups = 2, .bias = false}), kOneInput);
+  check("Conv1d_dilated", nn::Conv1d(4, 6, {.kernel = 2, .dilation = 2, .groups = 2, .bias = false}),
+        kOneInput);
   check("Conv2d", nn::Conv2d(4, 3, {.kernel = 3, .padding = 1}), kOneInput);
   check("Conv2d_options",
-        nn::Conv2d(4, 6, {.kernel = {3, 2}, .stride = {2, 1}, .padding = {1, 2}, .dilation = {1, 2}, .groups = 2}),
+        nn::Conv2d(4, 6,
+                   {.kernel = {3, 2}, .stride = {2, 1}, .padding = {1, 2}, .dilation = {1, 2}, .groups = 2}),
         kOneInput);
   check("Conv3d", nn::Conv3d(2, 3, {.kernel = 2, .stride = 2, .padding = 1}), kOneInput);
 }
 
 TEST(Layers, ConvolutionTransposed) {
-  check("ConvTranspose1d", nn::ConvTranspose1d(4, 3, {.kernel = 3, .stride = 2, .padding = 1, .output_padding = 1}),
+  check("ConvTranspose1d",
+        nn::ConvTranspose1d(4, 3, {.kernel = 3, .stride = 2, .padding = 1, .output_padding = 1}), kOneInput);
+  check("ConvTranspose2d", nn::ConvTranspose2d(4, 3, {.kernel = {3, 2}, .stride = 2, .padding = 1}),
         kOneInput);
-  check("ConvTranspose2d", nn::ConvTranspose2d(4, 3, {.kernel = {3, 2}, .stride = 2, .padding = 1}), kOneInput);
   check("ConvTranspose3d", nn::ConvTranspose3d(2, 3, {.kernel = 2, .stride = 2}), kOneInput);
 }
 
@@ -163,15 +166,18 @@ TEST(Layers, Attention) {
 }
 
 TEST(Layers, Transformer) {
-  auto encode = [](const nn::TransformerEncoder& m, const Inputs& in) { return outputs_of(m(*in[0], in[1])); };
+  auto encode = [](const nn::TransformerEncoder& m, const Inputs& in) {
+    return outputs_of(m(*in[0], in[1]));
+  };
   check("TransformerEncoder", nn::TransformerEncoder(2, 4, 2, {.mlp_dims = 8}), encode);
-  check("TransformerEncoder_last", nn::TransformerEncoder(1, 4, 2, {.activation = nn::gelu, .norm_first = false}),
-        encode);
+  check("TransformerEncoder_last",
+        nn::TransformerEncoder(1, 4, 2, {.activation = nn::gelu, .norm_first = false}), encode);
   auto decode = [](const nn::TransformerDecoder& m, const Inputs& in) {
     return outputs_of(m(*in[0], *in[1], in[2], in[3]));
   };
   check("TransformerDecoder", nn::TransformerDecoder(2, 4, 2, {.mlp_dims = 8}), decode);
-  check("TransformerDecoder_last", nn::TransformerDecoder(1, 4, 2, {.mlp_dims = 8, .norm_first = false}), decode);
+  check("TransformerDecoder_last", nn::TransformerDecoder(1, 4, 2, {.mlp_dims = 8, .norm_first = false}),
+        decode);
   check("Transformer", nn::Transformer(4, 2, 1, 1, {.mlp_dims = 8}),
         [](const nn::Transformer& m, const Inputs& in) {
           return outputs_of(m(*in[0], *in[1], in[2], in[3], in[4]));
@@ -209,12 +215,15 @@ TEST(Layers, RefuseWrongArguments) {
   EXPECT_EQ(message_of([&] { nn::Linear(4, 2)(x); }),
             "[Linear] expected an input with 4 features on the last axis, but got (3,)");
   EXPECT_EQ(message_of([&] { nn::Linear(0, 2); }), "[Linear] dimensions must be positive, but got 0");
-  EXPECT_EQ(message_of([&] { nn::Embedding(4, 2)(x); }), "[Embedding] indices must be integers, but are float32");
+  EXPECT_EQ(message_of([&] { nn::Embedding(4, 2)(x); }),
+            "[Embedding] indices must be integers, but are float32");
   EXPECT_EQ(message_of([&] { nn::Conv2d(3, 4, {.padding = 1}); }),
             "[Conv2d] give a positive kernel size: {.kernel = 3}");
   EXPECT_EQ(message_of([&] { nn::Conv2d(3, 4, {.kernel = 2, .groups = 2}); }),
             "[Conv2d] groups (2) must divide the numbers of input channels (3) and output channels (4)");
-  EXPECT_EQ(message_of([&] { nn::Conv2d(3, 4, {.kernel = {1, 2, 3}}); }),
+  EXPECT_EQ(message_of([&] {
+              nn::Conv2d(3, 4, {.kernel = {1, 2, 3}});
+            }),
             "[nn] expected 2 numbers, one for each axis, but got 3");
   EXPECT_EQ(message_of([&] { nn::Dropout(1.0); }),
             "[Dropout] the probability must be in [0, 1), but is 1.000000");
@@ -223,7 +232,9 @@ TEST(Layers, RefuseWrongArguments) {
             "[LayerNorm] eps must be positive, but is 0.000000");
   EXPECT_EQ(message_of([&] { nn::GroupNorm(3, 4); }),
             "[GroupNorm] the number of features (4) must be a positive multiple of the number of groups (3)");
-  EXPECT_EQ(message_of([&] { nn::BatchNorm(3)(reshape(x, {1, 3})); }),
+  EXPECT_EQ(message_of([&] {
+              nn::BatchNorm(3)(reshape(x, {1, 3}));
+            }),
             "[BatchNorm] training needs more than one value for each channel, but got (1, 3)");
   EXPECT_EQ(message_of([&] { nn::MaxPool2d(0); }), "[MaxPool2d] kernel must be at least 1, but is 0");
   EXPECT_EQ(message_of([&] { nn::MultiHeadAttention(5, 2); }),
@@ -239,8 +250,10 @@ TEST(Dropout, ZeroesAShareAndScalesTheRest) {
   array y = dropout(ones({100, 100}));
   double zeros = 0;
   for (float v : y.to_vector<float>()) {
-    if (v == 0) ++zeros;
-    else EXPECT_FLOAT_EQ(v, 1 / 0.75f);
+    if (v == 0)
+      ++zeros;
+    else
+      EXPECT_FLOAT_EQ(v, 1 / 0.75f);
   }
   EXPECT_NEAR(zeros / 10000, 0.25, 0.03);
   nn::train(dropout, false);
@@ -279,7 +292,8 @@ TEST(Layers, StartWithTheNumbersOfPythonForTheSameSeed) {
   auto same = [](const char* name, auto make) {
     random::seed(7);
     auto model = make();
-    reference::expect_close(nn::parameters(model), reference::to_tree(reference::all()["seeded"][name]), 1e-6, name);
+    reference::expect_close(nn::parameters(model), reference::to_tree(reference::all()["seeded"][name]), 1e-6,
+                            name);
   };
   same("Linear", [] { return nn::Linear(4, 3); });
   same("Embedding", [] { return nn::Embedding(4, 3); });

@@ -85,13 +85,13 @@ TEST(Module, FindsMembersOfAggregatesByName) {
   EXPECT_EQ(paths(nn::parameters(MLP())), (Strings{"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}));
   EXPECT_EQ(paths(nn::parameters(Everything())),
             (Strings{"gain", "seen", "layers.0.weight", "layers.1.weight", "norms.0.weight", "norms.1.weight",
-                     "heads.a.weight", "heads.a.bias", "heads.b.weight", "heads.b.bias", "pair.0.weight", "pair.1",
-                     "either.weight", "owned.weight", "scales.1"}));
+                     "heads.a.weight", "heads.a.bias", "heads.b.weight", "heads.b.bias", "pair.0.weight",
+                     "pair.1", "either.weight", "owned.weight", "scales.1"}));
   EXPECT_EQ(paths(nn::parameters(BasicBlock{3, 4, 2})),
-            (Strings{"conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var", "conv2.weight",
-                     "bn2.weight", "bn2.bias", "bn2.running_mean", "bn2.running_var", "shortcut.layers.0.weight",
-                     "shortcut.layers.1.weight", "shortcut.layers.1.bias", "shortcut.layers.1.running_mean",
-                     "shortcut.layers.1.running_var"}));
+            (Strings{"conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var",
+                     "conv2.weight", "bn2.weight", "bn2.bias", "bn2.running_mean", "bn2.running_var",
+                     "shortcut.layers.0.weight", "shortcut.layers.1.weight", "shortcut.layers.1.bias",
+                     "shortcut.layers.1.running_mean", "shortcut.layers.1.running_var"}));
   EXPECT_EQ(nn::parameters(BasicBlock{3, 3}).size(), 10u);
   struct Local {
     nn::Parameter here{zeros({1})};
@@ -103,8 +103,8 @@ TEST(Module, FindsMembersOfAggregatesByName) {
 
 struct Wide {  // the largest number of members
   nn::Parameter a0{zeros({1})};
-  int a1, a2, a3, a4, a5, a6, a7, a8, a9, b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, c0, c1, c2, c3, c4, c5, c6, c7, c8,
-      c9, d0;
+  int a1, a2, a3, a4, a5, a6, a7, a8, a9, b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, c0, c1, c2, c3, c4, c5, c6,
+      c7, c8, c9, d0;
   nn::Parameter last{zeros({1})};
 };
 TEST(Module, TakesThirtyTwoMembers) { EXPECT_EQ(paths(nn::parameters(Wide{})), (Strings{"a0", "last"})); }
@@ -203,8 +203,8 @@ TEST(Module, UpdateChecksAllBeforeItChangesAnything) {
 }
 
 struct TemporaryFile {
-  std::string name = (std::filesystem::temp_directory_path() /
-                      ("lazuli_" + std::to_string(::getpid()) + "_" + std::to_string(++count()) + ".safetensors"))
+  std::string name = (std::filesystem::temp_directory_path() / ("lazuli_" + std::to_string(::getpid()) + "_" +
+                                                                std::to_string(++count()) + ".safetensors"))
                          .string();
   ~TemporaryFile() { std::remove(name.c_str()); }
   static int& count() {
@@ -268,7 +268,8 @@ TEST(Module, Summary) {
             "  body             Sequential\n"
             "    body.layers.0  Linear      25,120  weight (32, 784), bias (32,)\n"
             "    body.layers.1  ReLU\n"
-            "    body.layers.2  BatchNorm       64  weight (32,), bias (32,), running_mean (32,), running_var (32,)\n"
+            "    body.layers.2  BatchNorm       64  weight (32,), bias (32,), running_mean (32,), "
+            "running_var (32,)\n"
             "  head             Linear         330  weight (10, 32), bias (10,)\n"
             "25,514 parameters, 330 of them frozen; 64 buffer elements\n");
 }
@@ -306,7 +307,9 @@ TEST(Tree, NestsByPrefix) {
   EXPECT_EQ(t["a.c"].size(), 4u);
   EXPECT_EQ(t.num_elements(), 10);
   EXPECT_EQ(message_of([&] { t["a.d"]; }), "[Tree] there is no array at 'a.d' among 4 entries");
-  EXPECT_EQ(message_of([&] { nn::Tree({{"a", zeros({1})}, {"a", zeros({1})}}); }),
+  EXPECT_EQ(message_of([&] {
+              nn::Tree({{"a", zeros({1})}, {"a", zeros({1})}});
+            }),
             "[Tree] the path 'a' occurs twice");
 }
 
@@ -317,7 +320,9 @@ TEST(Tree, MapsFiltersZipsAndMerges) {
   nn::Tree swapped{{"y", array({10.f})}, {"x", array({20.f, 30.f})}};
   auto sum = t.zip(swapped, [](const array& a, const array& b) { return a + b; });
   EXPECT_EQ(sum["x"].to_vector<float>(), (std::vector<float>{21, 32}));
-  EXPECT_EQ(message_of([&] { t.zip(nn::Tree{{"x", zeros({1})}}, [](auto& a, auto&) { return a; }); }),
+  EXPECT_EQ(message_of([&] {
+              t.zip(nn::Tree{{"x", zeros({1})}}, [](auto& a, auto&) { return a; });
+            }),
             "[Tree] 'y' is in the first tree only");
   EXPECT_EQ(paths(t.merge(nn::Tree{{"z", zeros({1})}, {"x", zeros({1})}})), (Strings{"x", "y", "z"}));
   EXPECT_EQ(t.reduce(0, [](int n, const array& a) { return n + static_cast<int>(a.size()); }), 3);

@@ -51,7 +51,8 @@ inline void expect_close(const array& got, const array& want, double tolerance, 
   }
 }
 
-inline void expect_close(const nn::Tree& got, const nn::Tree& want, double tolerance, const std::string& what) {
+inline void expect_close(const nn::Tree& got, const nn::Tree& want, double tolerance,
+                         const std::string& what) {
   EXPECT_EQ(got.size(), want.size()) << what;
   for (const auto& [path, value] : want) {
     const array* found = got.find(path);

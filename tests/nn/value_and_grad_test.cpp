@@ -4,12 +4,12 @@
 #include <gtest/gtest.h>
 
 #include "lazuli/compile.h"
+#include "lazuli/indexing.h"
 #include "lazuli/nn.h"
 #include "lazuli/ops/creation.h"
 #include "lazuli/ops/elementwise.h"
 #include "lazuli/ops/reduce.h"
 #include "lazuli/optimizers.h"
-#include "lazuli/indexing.h"
 #include "lazuli/random.h"
 #include "tests/nn/reference.h"
 
@@ -186,9 +186,8 @@ TEST(ModelGradients, TrainsToFitAFunction) {
   optimizers::Adam optimizer(2e-2);
   array x = random::normal({64, 3}, float32, 0.0f, 1.0f);
   array y = sin(x(indexing::_, indexing::range(0, 2)));
-  auto step = nn::value_and_grad(model, [](const MLP& m, const array& x, const array& y) {
-    return losses::mse_loss(m(x), y);
-  });
+  auto step = nn::value_and_grad(
+      model, [](const MLP& m, const array& x, const array& y) { return losses::mse_loss(m(x), y); });
   float first = 0, last = 0;
   for (int i = 0; i < 200; ++i) {
     auto [loss, grads] = step(x, y);

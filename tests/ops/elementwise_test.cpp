@@ -1,5 +1,7 @@
 // Every row of the elementwise table: against std:: in double for each dtype and layout, gradients
 // against differences, forward against reverse mode, vmap against a loop, fused against unfused.
+#include "lazuli/ops/elementwise.h"
+
 #include <cmath>
 #include <complex>
 #include <functional>
@@ -7,7 +9,6 @@
 #include <set>
 
 #include "lazuli/ops/creation.h"
-#include "lazuli/ops/elementwise.h"
 #include "lazuli/ops/reduce.h"
 #include "lazuli/ops/shape.h"
 #include "lazuli/transforms.h"
@@ -25,8 +26,8 @@ enum Kinds : unsigned { kBool = 1, kInt = 2, kFloat = 4, kComplex = 8, kReal = 7
 struct Row {
   const char* name;
   int arity;
-  unsigned takes;                              // kinds of dtypes; others must throw
-  double low, high;                            // where inputs lie
+  unsigned takes;    // kinds of dtypes; others must throw
+  double low, high;  // where inputs lie
   std::function<array(const array&, const array&)> f;
   std::function<double(double, double)> real;  // reference
   std::function<cd(cd, cd)> complex;           // where kComplex is taken
@@ -39,8 +40,16 @@ void PrintTo(const Row& row, std::ostream* os) { *os << row.name; }
 
 #define U(name) [](const array& a, const array&) { return lazuli::name(a); }
 #define B(name) [](const array& a, const array& b) { return lazuli::name(a, b); }
-#define R(expression) [](double x, double y) -> double { (void)x, (void)y; return expression; }
-#define C(expression) [](cd x, cd y) -> cd { (void)x, (void)y; return expression; }
+#define R(expression)                \
+  [](double x, double y) -> double { \
+    (void)x, (void)y;                \
+    return expression;               \
+  }
+#define C(expression)    \
+  [](cd x, cd y) -> cd { \
+    (void)x, (void)y;    \
+    return expression;   \
+  }
 
 double floor_mod(double x, double y) { return y == 0 ? 0 : x - std::floor(x / y) * y; }
 bool before(cd x, cd y) { return x.real() < y.real() || (x.real() == y.real() && x.imag() < y.imag()); }
@@ -151,7 +160,8 @@ void expect_value(const Row& row, const array& got, const array& a, const array&
     auto ys = y.to_vector<complex64_t>(), gs = got.to_vector<complex64_t>();
     for (size_t i = 0; i < xs.size(); ++i) {
       cd want = row.complex(cd(xs[i]), cd(ys[i]));
-      ASSERT_LE(std::abs(cd(gs[i]) - want), 10 * row.ulps * epsilon(float32) * (std::abs(want) + 1e-3)) << what << " at " << i << ": " << gs[i] << " for " << want;
+      ASSERT_LE(std::abs(cd(gs[i]) - want), 10 * row.ulps * epsilon(float32) * (std::abs(want) + 1e-3))
+          << what << " at " << i << ": " << gs[i] << " for " << want;
     }
     return;
   }
@@ -162,15 +172,21 @@ void expect_value(const Row& row, const array& got, const array& a, const array&
     if (!issubdtype(got.dtype(), inexact)) {
       // wraps around as the dtype does
       auto wrapped = dispatch_dtype(got.dtype(), [&]<class T>(T) -> double {
-        if constexpr (std::integral<T>) return static_cast<double>(static_cast<T>(static_cast<int64_t>(want)));
-        else return want;
+        if constexpr (std::integral<T>)
+          return static_cast<double>(static_cast<T>(static_cast<int64_t>(want)));
+        else
+          return want;
       });
       ASSERT_EQ(gd[i], wrapped) << what << " at " << i << " of " << xd[i] << ", " << yd[i];
     } else {
-      double limit = row.ulps * epsilon(got.dtype()) * (std::abs(want) + row.scale + finfo(got.dtype()).smallest_normal);
-      if (std::isnan(want)) ASSERT_TRUE(std::isnan(gd[i])) << what;
-      else if (std::isinf(want)) ASSERT_EQ(gd[i], want) << what;
-      else ASSERT_LE(std::abs(gd[i] - want), limit) << what << " at " << i << ": " << gd[i] << " for " << want;
+      double limit =
+          row.ulps * epsilon(got.dtype()) * (std::abs(want) + row.scale + finfo(got.dtype()).smallest_normal);
+      if (std::isnan(want))
+        ASSERT_TRUE(std::isnan(gd[i])) << what;
+      else if (std::isinf(want))
+        ASSERT_EQ(gd[i], want) << what;
+      else
+        ASSERT_LE(std::abs(gd[i] - want), limit) << what << " at " << i << ": " << gd[i] << " for " << want;
     }
   }
 }
@@ -183,7 +199,8 @@ TEST_P(Elementwise, EveryDtypeAndLayout) {
     SCOPED_TRACE(std::string(dtype_name(t)));
     array one = input(row, {5, 7}, t, 1), two = input(row, {5, 7}, t, 2);
     if (!(row.takes & kind_of(t))) {
-      if (std::string(row.name) == "subtract" || std::string(row.name) == "power" || row.low == 1 || std::string(row.name).ends_with("shift"))
+      if (std::string(row.name) == "subtract" || std::string(row.name) == "power" || row.low == 1 ||
+          std::string(row.name).ends_with("shift"))
         continue;  // taken, but not of interest for bool
       EXPECT_THROW(row.f(one, two), std::invalid_argument);
       continue;
@@ -197,10 +214,18 @@ TEST_P(Elementwise, EveryDtypeAndLayout) {
     // shapes: a long row with a tail, scalars, broadcasts, nothing
     array row_of = input(row, {7}, t, 3), scalar = input(row, {}, t, 4), column = input(row, {5, 1}, t, 5);
     array wide = input(row, {3, 1031}, t, 6), wide_row = input(row, {1031}, t, 7);
-    for (auto& [x, y] : std::vector<std::pair<array, array>>{
-             {scalar, scalar}, {one, row_of}, {row_of, one}, {one, scalar}, {scalar, one}, {column, row_of},
-             {wide, wide}, {wide, wide_row}, {wide_row, wide}, {wide, scalar}})
-      expect_value(row, row.f(x, y), x, row.arity == 2 ? y : x, to_string(x.shape()) + " and " + to_string(y.shape()));
+    for (auto& [x, y] : std::vector<std::pair<array, array>>{{scalar, scalar},
+                                                             {one, row_of},
+                                                             {row_of, one},
+                                                             {one, scalar},
+                                                             {scalar, one},
+                                                             {column, row_of},
+                                                             {wide, wide},
+                                                             {wide, wide_row},
+                                                             {wide_row, wide},
+                                                             {wide, scalar}})
+      expect_value(row, row.f(x, y), x, row.arity == 2 ? y : x,
+                   to_string(x.shape()) + " and " + to_string(y.shape()));
     EXPECT_EQ(row.f(zeros({0, 3}, t), zeros({0, 3}, t)).shape(), (Shape{0, 3}));
     EXPECT_EQ(row.f(zeros({0, 3}, t), zeros({0, 3}, t)).to_vector<float>().size(), 0u);
   }
@@ -232,10 +257,12 @@ TEST_P(Elementwise, Derivatives) {
   }
   if (row.takes & kComplex && std::string(row.name) != "abs" && row.arity == 1) {
     // Reverse mode is the conjugate transpose of forward mode.
-    array z = input(row, {4}, complex64, 13), t = random_array({4}, complex64, 14), g = random_array({4}, complex64, 15);
+    array z = input(row, {4}, complex64, 13), t = random_array({4}, complex64, 14),
+          g = random_array({4}, complex64, 15);
     auto one = [&](const array& a) { return row.f(a, a); };
     array forward = jvp(one, z, t).second, reverse = vjp(one, z, g).second;
-    complex64_t left = sum(conjugate(g) * forward).item<complex64_t>(), right = sum(conjugate(reverse) * t).item<complex64_t>();
+    complex64_t left = sum(conjugate(g) * forward).item<complex64_t>(),
+                right = sum(conjugate(reverse) * t).item<complex64_t>();
     EXPECT_LE(std::abs(left - right), 1e-4 * (1 + std::abs(left)));
   }
 }
@@ -244,7 +271,8 @@ TEST_P(Elementwise, VmapIsALoop) {
   const Row& row = GetParam();
   Dtype t = row.takes & kFloat ? float32 : int32;
   array x = input(row, {3, 4}, t, 21), y = input(row, {4}, t, 22);
-  array batched = vmap([&](const std::vector<array>& in) { return std::vector<array>{row.f(in[0], in[1])}; }, {1, -1}, {1})({transpose(x), transpose(y)})[0];
+  array batched = vmap([&](const std::vector<array>& in) { return std::vector<array>{row.f(in[0], in[1])}; },
+                       {1, -1}, {1})({transpose(x), transpose(y)})[0];
   for (int i = 0; i < 3; ++i) {
     array each = row.f(squeeze(slice(x, {i, 0}, {i + 1, 4}), 0), y);
     array got = squeeze(slice(batched, {0, i}, {4, i + 1}), 1);
@@ -290,7 +318,8 @@ TEST(ElementwiseTable, SpecialValues) {
   EXPECT_EQ(isneginf(x).to_vector<int>(), (V{1, 0, 0, 0, 0, 0, 0}));
   for (auto f : {maximum(x, array(nan)), minimum(array(nan), x)})
     EXPECT_EQ(isnan(f).to_vector<int>(), (V{1, 1, 1, 1, 1, 1, 1}));
-  EXPECT_EQ(nan_to_num(array({nan, inf, -inf}), 1.f, 2.f, 3.f).to_vector<float>(), (std::vector<float>{1, 2, 3}));
+  EXPECT_EQ(nan_to_num(array({nan, inf, -inf}), 1.f, 2.f, 3.f).to_vector<float>(),
+            (std::vector<float>{1, 2, 3}));
 }
 
 TEST(ElementwiseTable, IntegerDivision) {
@@ -299,7 +328,8 @@ TEST(ElementwiseTable, IntegerDivision) {
   EXPECT_EQ(remainder(x, y).to_vector<int>(), (std::vector<int>{1, 1, -1, -1, 0, 0}));
   auto both = divmod(x, y);
   EXPECT_TRUE(same_bits(both[1], remainder(x, y)));
-  EXPECT_EQ(power(array({2, -3, 1, -1, 5}), array({10, 3, -2, -3, -1})).to_vector<int>(), (std::vector<int>{1024, -27, 1, -1, 0}));
+  EXPECT_EQ(power(array({2, -3, 1, -1, 5}), array({10, 3, -2, -3, -1})).to_vector<int>(),
+            (std::vector<int>{1024, -27, 1, -1, 0}));
 }
 
 TEST(ElementwiseTable, ScalarsAreWeak) {
@@ -319,7 +349,8 @@ TEST(ElementwiseTable, GradientsOfWhereIgnoreTheOtherSide) {
   // d where(x > 0, log x, 0) at 0, and sqrt behind a where: no NaN leaks from the side not taken.
   auto f = [](const array& x) { return sum(where(x > 0, log(where(x > 0, x, 1.0f)), 0.0f)); };
   EXPECT_EQ(grad(f)(array({0.f, 2.f})).to_vector<float>(), (std::vector<float>{0, 0.5f}));
-  auto [value, forward] = jvp([](const array& x) { return where(x > 1, x * x, x); }, array({0.f, 2.f}), array({1.f, 1.f}));
+  auto [value, forward] =
+      jvp([](const array& x) { return where(x > 1, x * x, x); }, array({0.f, 2.f}), array({1.f, 1.f}));
   EXPECT_EQ(forward.to_vector<float>(), (std::vector<float>{1, 4}));
 }
 
@@ -330,7 +361,8 @@ TEST(ElementwiseTable, CastsBetweenAllDtypes) {
       array x(values.begin(), {5}, from);
       auto got = astype(x, to).to_vector<double>();
       for (size_t i = 0; i < values.size(); ++i)
-        EXPECT_EQ(got[i], from == bool_ || to == bool_ ? values[i] != 0 : values[i]) << dtype_name(from) << " to " << dtype_name(to);
+        EXPECT_EQ(got[i], from == bool_ || to == bool_ ? values[i] != 0 : values[i])
+            << dtype_name(from) << " to " << dtype_name(to);
     }
 }
 
@@ -346,13 +378,18 @@ TEST(ElementwiseTable, Fp8RoundTrips) {
 }
 
 TEST(ElementwiseTable, ErrorsNameOperationShapesAndDtypes) {
-  EXPECT_EQ(message_of<std::invalid_argument>([] { add(ones({2, 3}), ones({4})); }),
+  EXPECT_EQ(message_of<std::invalid_argument>([] {
+              add(ones({2, 3}), ones({4}));
+            }),
             "[add] shapes (2, 3) and (4,) cannot be broadcast together");
   EXPECT_EQ(message_of<std::invalid_argument>([] { bitwise_and(ones({2}), ones({2})); }),
             "[bitwise_and] expected bool or an integer dtype, got float32");
-  EXPECT_EQ(message_of<std::invalid_argument>([] { negative(array(true)); }), "[negative] expected a number, not bool, got bool");
-  EXPECT_EQ(message_of<std::invalid_argument>([] { floor(array(complex64_t(1, 1))); }), "[floor] expected a real dtype, got complex64");
-  EXPECT_EQ(message_of<std::invalid_argument>([] { clip(ones({2})); }), "[clip] expected a_min, a_max or both");
+  EXPECT_EQ(message_of<std::invalid_argument>([] { negative(array(true)); }),
+            "[negative] expected a number, not bool, got bool");
+  EXPECT_EQ(message_of<std::invalid_argument>([] { floor(array(complex64_t(1, 1))); }),
+            "[floor] expected a real dtype, got complex64");
+  EXPECT_EQ(message_of<std::invalid_argument>([] { clip(ones({2})); }),
+            "[clip] expected a_min, a_max or both");
 }
 
 }  // namespace

@@ -28,7 +28,8 @@ inline std::vector<double> random_values(int64_t n, uint32_t seed = 1, double lo
   return v;
 }
 
-inline array random_array(const Shape& shape, Dtype dtype, uint32_t seed = 1, double low = -2, double high = 2) {
+inline array random_array(const Shape& shape, Dtype dtype, uint32_t seed = 1, double low = -2,
+                          double high = 2) {
   std::vector<double> v = random_values(size_of(shape), seed, low, high);
   if (dtype != complex64) return array(v.begin(), shape, dtype);
   std::vector<double> w = random_values(size_of(shape), seed + 1000, low, high);
@@ -61,7 +62,8 @@ inline std::vector<std::pair<std::string, array>> layouts(const array& a) {
 inline void for_lines(const Shape& shape, const std::vector<int>& axes,
                       const std::function<void(const std::vector<size_t>&)>& f) {
   std::vector<bool> reduced(shape.size());
-  for (int axis : axes) reduced[static_cast<size_t>(axis < 0 ? axis + static_cast<int>(shape.size()) : axis)] = true;
+  for (int axis : axes)
+    reduced[static_cast<size_t>(axis < 0 ? axis + static_cast<int>(shape.size()) : axis)] = true;
   Shape kept, folded;
   Strides kept_strides, folded_strides, strides = row_strides(shape);
   for (size_t i = 0; i < shape.size(); ++i) {
@@ -91,9 +93,8 @@ inline bool same_bits(const array& a, const array& b) {
   array x = contiguous(a), y = contiguous(b);
   eval(x, y);
   bool same = true;
-  dispatch_dtype(a.dtype(), [&]<class T>(T) {
-    same = std::memcmp(x.data<T>(), y.data<T>(), x.nbytes()) == 0;
-  });
+  dispatch_dtype(a.dtype(),
+                 [&]<class T>(T) { same = std::memcmp(x.data<T>(), y.data<T>(), x.nbytes()) == 0; });
   return same;
 }
 
@@ -119,9 +120,9 @@ using Fn = std::function<array(const array&)>;
 inline void check_derivatives(const Fn& f, const array& x, const std::string& what, bool second = true) {
   const double h = 1e-5;
   array t = random_array(x.shape(), float64, 77);
-  array difference = divide(subtract(f(add(x, multiply(t, array(h, float64)))),
-                                     f(subtract(x, multiply(t, array(h, float64))))),
-                            array(2 * h, float64));
+  array difference = divide(
+      subtract(f(add(x, multiply(t, array(h, float64)))), f(subtract(x, multiply(t, array(h, float64))))),
+      array(2 * h, float64));
   auto [y, forward] = jvp(f, x, t);
   EXPECT_EQ(forward.shape(), y.shape()) << what;
   expect_near(reshape(forward, {-1}), values(difference), 1e-7, what + ", jvp");

@@ -50,15 +50,25 @@ const Case kCases[] = {
     {"mean", mean, average, true},
     {"median", median, middle, true},
     {"logsumexp", logsumexp, log_sum, true},
-    {"var", [](const array& a, const std::vector<int>& axes, bool keepdims, StreamOrDevice s) {
+    {"var",
+     [](const array& a, const std::vector<int>& axes, bool keepdims, StreamOrDevice s) {
        return var(a, axes, keepdims, 0, s);
-     }, variance, true},
-    {"std", [](const array& a, const std::vector<int>& axes, bool keepdims, StreamOrDevice s) {
+     },
+     variance, true},
+    {"std",
+     [](const array& a, const std::vector<int>& axes, bool keepdims, StreamOrDevice s) {
        return lazuli::std(a, axes, keepdims, 0, s);
-     }, [](auto& v) { return ::std::sqrt(variance(v)); }, true},
-    {"all", all, [](auto& v) { return double(::std::all_of(v.begin(), v.end(), [](double x) { return x != 0; })); }, false},
-    {"any", any, [](auto& v) { return double(::std::any_of(v.begin(), v.end(), [](double x) { return x != 0; })); }, false},
-    {"count_nonzero", count_nonzero, [](auto& v) { return double(::std::count_if(v.begin(), v.end(), [](double x) { return x != 0; })); }, false},
+     },
+     [](auto& v) { return ::std::sqrt(variance(v)); }, true},
+    {"all", all,
+     [](auto& v) { return double(::std::all_of(v.begin(), v.end(), [](double x) { return x != 0; })); },
+     false},
+    {"any", any,
+     [](auto& v) { return double(::std::any_of(v.begin(), v.end(), [](double x) { return x != 0; })); },
+     false},
+    {"count_nonzero", count_nonzero,
+     [](auto& v) { return double(::std::count_if(v.begin(), v.end(), [](double x) { return x != 0; })); },
+     false},
 };
 
 double tolerance(Dtype t) {
@@ -100,16 +110,20 @@ TEST(Reduce, ValuesInEveryDtypeAndLayout) {
 }
 
 TEST(Reduce, LongAndWideExtents) {
-  struct { Shape shape; std::vector<int> axes; } cases[] = {
-      {{100003}, {0}},       {{7, 9001}, {1}},     {{9001, 7}, {0}},      {{1000, 3, 50}, {0}},
-      {{300, 10, 40}, {0, 2}}, {{5, 700, 300}, {1}}, {{3, 20, 5000}, {1}}, {{6000, 33}, {1}},
-      {{20000, 2}, {1}},     {{2, 40, 3, 30}, {1, 3}}, {{2, 6000}, {0}},   {{64, 65, 66}, {0, 1, 2}}};
+  struct {
+    Shape shape;
+    std::vector<int> axes;
+  } cases[] = {{{100003}, {0}},          {{7, 9001}, {1}},        {{9001, 7}, {0}},
+               {{1000, 3, 50}, {0}},     {{300, 10, 40}, {0, 2}}, {{5, 700, 300}, {1}},
+               {{3, 20, 5000}, {1}},     {{6000, 33}, {1}},       {{20000, 2}, {1}},
+               {{2, 40, 3, 30}, {1, 3}}, {{2, 6000}, {0}},        {{64, 65, 66}, {0, 1, 2}}};
   for (auto& [shape, axes] : cases)
     for (Dtype dtype : {float32, float16, float64, int32}) {
       array a = astype(random_array(shape, float32, 4, -3, 3), dtype);
       for (const Case& c : {kCases[0], kCases[2], kCases[3], kCases[9]}) {
         array r = c.op(a, axes, false, {});
-        std::string what = std::string(c.name) + " of " + to_string(shape) + " " + std::string(dtype_name(dtype));
+        std::string what =
+            std::string(c.name) + " of " + to_string(shape) + " " + std::string(dtype_name(dtype));
         std::vector<double> expected = reference(c, a, axes), got = values(r);
         for (size_t i = 0; i < got.size(); ++i) {
           double error = dtype == float16 ? 1e-3 : dtype == float32 ? 1e-6 : 1e-13;
@@ -128,7 +142,9 @@ TEST(Reduce, LongAndWideExtents) {
 TEST(Reduce, SumIsAccurate) {
   array tenth = full({1 << 22}, 0.1f);
   EXPECT_NEAR(sum(tenth).item<float>() / (0.1f * (1 << 22)), 1, 5e-7);
-  EXPECT_NEAR(sum(contiguous(broadcast_to(tenth, {2, 1 << 22})), 1).to_vector<float>()[1] / (0.1f * (1 << 22)), 1, 5e-7);
+  EXPECT_NEAR(
+      sum(contiguous(broadcast_to(tenth, {2, 1 << 22})), 1).to_vector<float>()[1] / (0.1f * (1 << 22)), 1,
+      5e-7);
   array columns = sum(full({1 << 18, 3}, 0.1f), 0);
   EXPECT_NEAR(columns.to_vector<float>()[2] / (0.1f * (1 << 18)), 1, 1e-6);
   // Halves are added in float32: 100000 ones do not stop at 2048, and a mean does not overflow.
@@ -209,7 +225,8 @@ TEST(Reduce, Complex) {
   EXPECT_EQ(max(z).item<complex64_t>(), complex64_t(2, 1));
   EXPECT_EQ(min(z).item<complex64_t>(), complex64_t(1, 2));
   EXPECT_EQ(sum(z).item<complex64_t>(), complex64_t(6, 5));
-  EXPECT_EQ(prod(z).item<complex64_t>(), complex64_t(1, 2) * complex64_t(2, 1) * complex64_t(1, 3) * complex64_t(2, -1));
+  EXPECT_EQ(prod(z).item<complex64_t>(),
+            complex64_t(1, 2) * complex64_t(2, 1) * complex64_t(1, 3) * complex64_t(2, -1));
   EXPECT_EQ(argmax(z).item<uint32_t>(), 1u);
   EXPECT_EQ(argmin(z).item<uint32_t>(), 0u);
   complex64_t expected = 0;
@@ -240,7 +257,8 @@ TEST(Reduce, Derivatives) {
   array x = random_array({3, 4, 2}, float64, 5);
   for (auto& axes : kAxes) {
     for (const char* name : {"sum", "prod", "max", "min", "mean", "var", "std", "logsumexp", "median"}) {
-      const Case& c = *std::find_if(std::begin(kCases), std::end(kCases), [&](auto& k) { return std::string(k.name) == name; });
+      const Case& c = *std::find_if(std::begin(kCases), std::end(kCases),
+                                    [&](auto& k) { return std::string(k.name) == name; });
       Fn f = [&](const array& a) { return c.op(a, axes, false, {}); };
       check_derivatives(f, x, std::string(name) + " over " + to_string(Shape(axes)));
     }
@@ -260,7 +278,7 @@ TEST(Reduce, GradientOfProductWithZeros) {
 }
 
 TEST(Reduce, GradientIsSharedAmongTies) {
-  Fn largest = [](const array& a) { return max(a); }, smallest = [](const array& a) { return min(a); };
+  Fn largest = [](const array&a) { return max(a); }, smallest = [](const array&a) { return min(a); };
   EXPECT_EQ(values(grad(largest)(array({1.0f, 3.0f, 3.0f}))), (std::vector<double>{0, 0.5, 0.5}));
   EXPECT_EQ(values(grad(smallest)(array({1.0f, 1.0f, 3.0f, 1.0f, 1.0f}))),
             (std::vector<double>{0.25, 0.25, 0, 0.25, 0.25}));
@@ -271,7 +289,8 @@ TEST(Reduce, GradientIsSharedAmongTies) {
 TEST(Reduce, GradientsInHalfAndComplex) {
   for (Dtype t : {float16, bfloat16}) {
     for (const char* name : {"sum", "prod", "max", "mean", "var", "logsumexp"}) {
-      const Case& c = *std::find_if(std::begin(kCases), std::end(kCases), [&](auto& k) { return std::string(k.name) == name; });
+      const Case& c = *std::find_if(std::begin(kCases), std::end(kCases),
+                                    [&](auto& k) { return std::string(k.name) == name; });
       array x = random_array({3, 4}, t, 6, 0.5, 1.5);
       Fn f = [&](const array& a) { return sum(c.op(a, {1}, false, {})); };
       array g = grad(f)(x);
@@ -305,12 +324,18 @@ TEST(Reduce, Errors) {
   EXPECT_THROW(var(a, -3), std::out_of_range);
   EXPECT_THROW(argmin(a, 2), std::out_of_range);
   EXPECT_THROW(sum(array(1.0f), 0), std::out_of_range);
-  expect_error<std::invalid_argument>([&] { max(zeros({0, 3}), 0); },
-                                      "[max] there is no largest of nothing: axis 0 of shape (0, 3) is empty");
+  expect_error<std::invalid_argument>(
+      [&] {
+        max(zeros({0, 3}), 0);
+      },
+      "[max] there is no largest of nothing: axis 0 of shape (0, 3) is empty");
   expect_error<std::invalid_argument>([&] { min(zeros({0})); },
                                       "[min] there is no smallest of nothing: axis 0 of shape (0,) is empty");
-  expect_error<std::invalid_argument>([&] { argmax(zeros({0, 3}), 1); },
-                                      "[argmax] a has no elements: its shape is (0, 3)");
+  expect_error<std::invalid_argument>(
+      [&] {
+        argmax(zeros({0, 3}), 1);
+      },
+      "[argmax] a has no elements: its shape is (0, 3)");
   expect_error<std::invalid_argument>([&] { median(zeros({0})); },
                                       "[median] there is no median of nothing: a has shape (0,)");
 }
@@ -354,5 +379,6 @@ TEST(ArgReduce, TiesNaNAndAllAxes) {
   EXPECT_EQ(argmax(a).item<uint32_t>(), 1u);
   EXPECT_EQ(argmax(a, true).shape(), Shape({1, 1}));
   EXPECT_EQ(argmin(a, 0, true).shape(), Shape({1, 2}));
-  EXPECT_EQ(argmax(ones({3, 0}).shape(0) ? ones({3, 2}) : a, 1).to_vector<int>(), (std::vector<int>{0, 0, 0}));
+  EXPECT_EQ(argmax(ones({3, 0}).shape(0) ? ones({3, 2}) : a, 1).to_vector<int>(),
+            (std::vector<int>{0, 0, 0}));
 }

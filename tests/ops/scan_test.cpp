@@ -12,11 +12,21 @@ namespace {
 
 constexpr double inf = std::numeric_limits<double>::infinity();
 
-array sums(const array& a, int axis, bool reverse, bool inclusive) { return cumsum(a, axis, reverse, inclusive); }
-array products(const array& a, int axis, bool reverse, bool inclusive) { return cumprod(a, axis, reverse, inclusive); }
-array maxima(const array& a, int axis, bool reverse, bool inclusive) { return cummax(a, axis, reverse, inclusive); }
-array minima(const array& a, int axis, bool reverse, bool inclusive) { return cummin(a, axis, reverse, inclusive); }
-array logs(const array& a, int axis, bool reverse, bool inclusive) { return logcumsumexp(a, axis, reverse, inclusive); }
+array sums(const array& a, int axis, bool reverse, bool inclusive) {
+  return cumsum(a, axis, reverse, inclusive);
+}
+array products(const array& a, int axis, bool reverse, bool inclusive) {
+  return cumprod(a, axis, reverse, inclusive);
+}
+array maxima(const array& a, int axis, bool reverse, bool inclusive) {
+  return cummax(a, axis, reverse, inclusive);
+}
+array minima(const array& a, int axis, bool reverse, bool inclusive) {
+  return cummin(a, axis, reverse, inclusive);
+}
+array logs(const array& a, int axis, bool reverse, bool inclusive) {
+  return logcumsumexp(a, axis, reverse, inclusive);
+}
 
 struct Case {
   const char* name;
@@ -30,7 +40,10 @@ const Case kCases[] = {
     {"cummax", maxima, [](double a, double x) { return std::max(a, x); }, -inf},
     {"cummin", minima, [](double a, double x) { return std::min(a, x); }, inf},
     {"logcumsumexp", logs,
-     [](double a, double x) { return a == -inf ? x : std::max(a, x) + std::log1p(std::exp(-std::abs(a - x))); }, -inf},
+     [](double a, double x) {
+       return a == -inf ? x : std::max(a, x) + std::log1p(std::exp(-std::abs(a - x)));
+     },
+     -inf},
 };
 
 std::vector<double> reference(const Case& c, const array& a, int axis, bool reverse, bool inclusive) {
@@ -80,8 +93,11 @@ TEST(Scan, ValuesInEveryDtypeAndLayout) {
 }
 
 TEST(Scan, LongAndWideExtents) {
-  struct { Shape shape; int axis; } cases[] = {{{1, 40000}, 1}, {{1, 100001}, 1}, {{5, 33333}, 1}, {{3000, 2}, 0},
-                                                {{50, 1500}, 0}, {{2, 60, 37}, 1},  {{400, 65}, 1}};
+  struct {
+    Shape shape;
+    int axis;
+  } cases[] = {{{1, 40000}, 1}, {{1, 100001}, 1}, {{5, 33333}, 1}, {{3000, 2}, 0},
+               {{50, 1500}, 0}, {{2, 60, 37}, 1}, {{400, 65}, 1}};
   for (auto& [shape, axis] : cases)
     for (Dtype dtype : {float32, float16, float64, int64}) {
       array a = issubdtype(dtype, floating) ? random_array(shape, dtype, 4, -0.1, 0.1)
@@ -91,7 +107,9 @@ TEST(Scan, LongAndWideExtents) {
         for_modes([&](bool reverse, bool inclusive, const std::string& mode) {
           if (!inclusive && (c.op == maxima || c.op == minima) && dtype == int64) return;
           array y = c.op(a, axis, reverse, inclusive);
-          double error = dtype == float16 ? 1e-3 : dtype == float32 || (dtype == int64 && c.op == logs) ? 1e-5 : 1e-11;
+          double error = dtype == float16                                       ? 1e-3
+                         : dtype == float32 || (dtype == int64 && c.op == logs) ? 1e-5
+                                                                                : 1e-11;
           expect_near(y, reference(c, a, axis, reverse, inclusive), error,
                       c.name + mode + " of " + to_string(shape) + " " + std::string(dtype_name(dtype)));
         });
@@ -103,8 +121,10 @@ TEST(Scan, ExclusiveStart) {
   array x({1, 2, 3});
   EXPECT_EQ(values(cumsum(x, true, false)), (std::vector<double>{5, 3, 0}));
   EXPECT_EQ(values(cumprod(x, true, false)), (std::vector<double>{6, 3, 1}));
-  EXPECT_EQ(cummax(x, false, false).to_vector<int>(), (std::vector<int>{std::numeric_limits<int>::min(), 1, 2}));
-  EXPECT_EQ(cummin(x, 0, true, false).to_vector<int>(), (std::vector<int>{2, 3, std::numeric_limits<int>::max()}));
+  EXPECT_EQ(cummax(x, false, false).to_vector<int>(),
+            (std::vector<int>{std::numeric_limits<int>::min(), 1, 2}));
+  EXPECT_EQ(cummin(x, 0, true, false).to_vector<int>(),
+            (std::vector<int>{2, 3, std::numeric_limits<int>::max()}));
   EXPECT_EQ(values(cummax(astype(x, float32), false, false)), (std::vector<double>{-inf, 1, 2}));
   expect_near(logcumsumexp(x, false, false), {-inf, 1, 2.3132616875182226}, 1e-6);
 }
@@ -143,7 +163,8 @@ TEST(Scan, SpecialValues) {
   expect_near(logcumsumexp(column, 0), {0, -inf, 500, -inf, 500 + std::log(2.0), 7}, 1e-6);
   array z({complex64_t(1, 2), complex64_t(3, -1)});
   EXPECT_LT(std::abs(logcumsumexp(z).to_vector<complex64_t>()[1] -
-                     std::log(std::exp(complex64_t(1, 2)) + std::exp(complex64_t(3, -1)))), 1e-5);
+                     std::log(std::exp(complex64_t(1, 2)) + std::exp(complex64_t(3, -1)))),
+            1e-5);
 }
 
 // MLX has no jvp of cumprod, and divides in its gradient.
@@ -152,7 +173,8 @@ TEST(Scan, Derivatives) {
   for (const Case& c : kCases)
     for (int axis : {0, 1})
       for_modes([&](bool reverse, bool inclusive, const std::string& mode) {
-        // The first result of an exclusive scan is a constant, which may be infinite: differences see its NaN.
+        // The first result of an exclusive scan is a constant, which may be infinite: differences see its
+        // NaN.
         Fn f = [&](const array& a) {
           array y = c.op(a, axis, reverse, inclusive);
           return where(isinf(y), zeros_like(y), y);
@@ -161,7 +183,8 @@ TEST(Scan, Derivatives) {
         if (c.op == products) check_derivatives(f, zeros, c.name + mode + " with zeros");
       });
   Fn third = [](const array& a) { return slice(cumprod(a), {2}, {3}); };
-  EXPECT_EQ(values(vjp(third, array({1.0f, 0.0f, 3.0f}), array({1.0f})).second), (std::vector<double>{0, 3, 0}));
+  EXPECT_EQ(values(vjp(third, array({1.0f, 0.0f, 3.0f}), array({1.0f})).second),
+            (std::vector<double>{0, 3, 0}));
 }
 
 TEST(Scan, GradientOfLogcumsumexpIsStable) {
@@ -187,7 +210,8 @@ TEST(Scan, GradientsInHalfAndComplex) {
       expect_near(grad(f)(x), values(grad(f)(astype(x, float64))), t == float16 ? 6e-3 : 5e-2, c.name);
     }
   array z({complex64_t(1, 2), complex64_t(0, 0), complex64_t(1, -3)});
-  auto [y, g] = vjp([](const array& a) { return slice(cumprod(a), {2}, {3}); }, z, array({complex64_t(1, 0)}));
+  auto [y, g] =
+      vjp([](const array& a) { return slice(cumprod(a), {2}, {3}); }, z, array({complex64_t(1, 0)}));
   EXPECT_EQ(g.to_vector<complex64_t>()[1], std::conj(complex64_t(1, 2) * complex64_t(1, -3)));
 }
 
@@ -196,7 +220,11 @@ TEST(Scan, Vmap) {
   for (const Case& c : kCases)
     for (int axis : {0, 1, -1}) {
       check_vmap([&](const array& a) { return c.op(a, axis, true, true); }, x, c.name);
-      check_vmap([&](const array& a) { return grad([&](const array& b) { return sum(square(c.op(b, axis, false, true))); })(a); }, x, c.name);
+      check_vmap(
+          [&](const array& a) {
+            return grad([&](const array& b) { return sum(square(c.op(b, axis, false, true))); })(a);
+          },
+          x, c.name);
     }
 }
 

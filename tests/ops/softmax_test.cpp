@@ -34,9 +34,7 @@ std::vector<double> log_reference(const array& a, const std::vector<int>& axes) 
   return y;
 }
 
-double tolerance(Dtype t) {
-  return t == float64 ? 1e-14 : t == float16 ? 6e-4 : t == bfloat16 ? 5e-3 : 1e-6;
-}
+double tolerance(Dtype t) { return t == float64 ? 1e-14 : t == float16 ? 6e-4 : t == bfloat16 ? 5e-3 : 1e-6; }
 
 }  // namespace
 
@@ -47,14 +45,16 @@ TEST(Softmax, ValuesInEveryDtypeAndLayout) {
       std::vector<std::vector<int>> all_axes = {{0}, {1}, {-1}, {0, 1}};
       if (shape.size() == 3) all_axes.push_back({0, 2});
       for (auto& axes : all_axes) {
-        std::string what = to_string(shape) + " " + std::string(dtype_name(dtype)) + " over " + to_string(Shape(axes));
+        std::string what =
+            to_string(shape) + " " + std::string(dtype_name(dtype)) + " over " + to_string(Shape(axes));
         std::vector<double> expected = reference(a, axes), logs = log_reference(a, axes);
         for (auto& [layout, x] : layouts(a)) {
           array y = softmax(x, axes), l = logsumexp(x, axes);
           EXPECT_EQ(y.dtype(), dtype);
           std::vector<double> got = values(y);
           for (size_t i = 0; i < got.size(); ++i)
-            ASSERT_NEAR(got[i], expected[i], tolerance(dtype) * expected[i] + (dtype == float16 ? 6e-8 : 0)) << what << layout;
+            ASSERT_NEAR(got[i], expected[i], tolerance(dtype) * expected[i] + (dtype == float16 ? 6e-8 : 0))
+                << what << layout;
           expect_near(l, logs, tolerance(dtype), what);
           EXPECT_TRUE(same_bits(y, softmax(a, axes, true))) << what << layout;
           EXPECT_TRUE(same_bits(l, logsumexp(a, axes))) << what << layout;
@@ -67,7 +67,8 @@ TEST(Softmax, SpecialValues) {
   float i = float(inf);
   EXPECT_EQ(softmax(array(3.0f)).item<float>(), 1);
   EXPECT_EQ(values(softmax(array({-i, 0.0f, 0.0f}), 0)), (std::vector<double>{0, 0.5, 0.5}));
-  for (float bad : {i, float(NAN)}) EXPECT_TRUE(std::isnan(softmax(array({bad, 1.0f}), 0).to_vector<float>()[0]));
+  for (float bad : {i, float(NAN)})
+    EXPECT_TRUE(std::isnan(softmax(array({bad, 1.0f}), 0).to_vector<float>()[0]));
   EXPECT_TRUE(std::isnan(softmax(array({-i, -i}), 0).to_vector<float>()[1]));
   EXPECT_EQ(values(softmax(array({1000.0f, 1000.0f}), 0)), (std::vector<double>{0.5, 0.5}));
   EXPECT_EQ(softmax(zeros({0, 3}), 0).shape(), Shape({0, 3}));
@@ -102,8 +103,11 @@ TEST(Softmax, Derivatives) {
   EXPECT_EQ(values(g), (std::vector<double>{0, 1, 0, 0}));
   for (Dtype t : {float16, bfloat16}) {
     array h = random_array({2, 5}, t), w = random_array({2, 5}, t, 9);
-    auto loss = [](const array& v) { return [v](const array& a) { return sum(multiply(softmax(a, -1), v)); }; };
-    expect_near(grad(loss(w))(h), values(grad(loss(astype(w, float64)))(astype(h, float64))), t == float16 ? 2e-3 : 1.5e-2);
+    auto loss = [](const array& v) {
+      return [v](const array& a) { return sum(multiply(softmax(a, -1), v)); };
+    };
+    expect_near(grad(loss(w))(h), values(grad(loss(astype(w, float64)))(astype(h, float64))),
+                t == float16 ? 2e-3 : 1.5e-2);
   }
 }
 
@@ -118,6 +122,14 @@ TEST(Softmax, Vmap) {
 TEST(Softmax, Errors) {
   EXPECT_THROW(softmax(zeros({2, 3}), 2), std::out_of_range);
   EXPECT_THROW(softmax(array(3.0f), -1), std::out_of_range);
-  expect_error<std::invalid_argument>([] { softmax(zeros({2, 3}), {1, -1}); }, "[softmax] axis 1 was given twice");
-  expect_error<std::invalid_argument>([] { logsumexp(zeros({2, 3}), {0, 0}); }, "[logsumexp] axis 0 was given twice");
+  expect_error<std::invalid_argument>(
+      [] {
+        softmax(zeros({2, 3}), {1, -1});
+      },
+      "[softmax] axis 1 was given twice");
+  expect_error<std::invalid_argument>(
+      [] {
+        logsumexp(zeros({2, 3}), {0, 0});
+      },
+      "[logsumexp] axis 0 was given twice");
 }

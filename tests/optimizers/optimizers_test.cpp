@@ -47,12 +47,14 @@ const std::map<std::string, Optimizer>& all() {
       {"Lion", Lion(0.01, {.weight_decay = 0.1})},
       {"Adafactor", Adafactor()},
       {"Adafactor_options",
-       Adafactor(0.01, {.beta_1 = 0.9, .weight_decay = 0.1, .scale_parameter = false, .relative_step = false})},
+       Adafactor(0.01,
+                 {.beta_1 = 0.9, .weight_decay = 0.1, .scale_parameter = false, .relative_step = false})},
       {"Adafactor_warmup", Adafactor(std::nullopt, {.warmup_init = true})},
       {"Muon", Muon(0.02)},
       {"Muon_plain", Muon(0.02, {.weight_decay = 0, .nesterov = false})},
-      {"Multi", MultiOptimizer({Muon(0.02), AdamW(0.01)},
-                               {[](const std::string& path, const array&) { return path.ends_with("weight"); }})},
+      {"Multi", MultiOptimizer({Muon(0.02), AdamW(0.01)}, {[](const std::string& path, const array&) {
+                                 return path.ends_with("weight");
+                               }})},
   };
   return table;
 }
@@ -95,11 +97,10 @@ TEST(Optimizers, KeepHalfPrecision) {
   nn::Tree params = reference::to_tree(data()["params"]);
   for (Dtype dtype : {float16, bfloat16})
     for (auto [name, optimizer] : all()) {
-      auto cast = [&](const nn::Tree& t) {
-        return t.map([&](const array& a) { return astype(a, dtype); });
-      };
+      auto cast = [&](const nn::Tree& t) { return t.map([&](const array& a) { return astype(a, dtype); }); };
       nn::Tree p = cast(params);
-      for (int i = 0; i < 2; ++i) p = optimizer.apply_gradients(cast(reference::to_tree(data()["grads"][i])), p);
+      for (int i = 0; i < 2; ++i)
+        p = optimizer.apply_gradients(cast(reference::to_tree(data()["grads"][i])), p);
       for (const auto& [path, value] : p)
         EXPECT_EQ(dtype_name(value.dtype()), dtype_name(dtype)) << name << " " << path;
       for (const auto& [path, value] : optimizer.state())
@@ -130,7 +131,8 @@ struct SignSGD {
 };
 TEST(Optimizers, TakeRulesOfOnesOwn) {
   Optimizer optimizer(0.5, SignSGD{});
-  nn::Tree p = optimizer.apply_gradients(nn::Tree{{"a.b", array({3.f, -2.f})}}, nn::Tree{{"a.b", zeros({2})}});
+  nn::Tree p =
+      optimizer.apply_gradients(nn::Tree{{"a.b", array({3.f, -2.f})}}, nn::Tree{{"a.b", zeros({2})}});
   EXPECT_EQ(p["a.b"].to_vector<float>(), (std::vector<float>{-0.5, 0.5}));
   EXPECT_EQ(optimizer.state()["a.b.n"].item<int>(), 1);
 }
@@ -141,8 +143,8 @@ TEST(Optimizers, UpdateOnlyWhatHasAGradient) {
   } model;
   nn::freeze(model.a);
   Model before = model;
-  auto [loss, grads] = nn::value_and_grad(model, [](const Model& m, const array& x) { return sum(m.b(m.a(x))); })(
-      ones({1, 2}));
+  auto [loss, grads] = nn::value_and_grad(
+      model, [](const Model& m, const array& x) { return sum(m.b(m.a(x))); })(ones({1, 2}));
   Adam optimizer(0.1);
   optimizer.update(model, grads);
   reference::expect_close(nn::parameters(model.a), nn::parameters(before.a), 0, "frozen");
@@ -172,29 +174,38 @@ std::string message_of(F f) {
 TEST(Optimizers, RefuseWhatDoesNotFit) {
   nn::Tree p{{"p", zeros({2})}};
   Adam optimizer(0.1);
-  EXPECT_EQ(message_of([&] { optimizer.apply_gradients(nn::Tree{{"q", zeros({2})}}, p); }),
+  EXPECT_EQ(message_of([&] {
+              optimizer.apply_gradients(nn::Tree{{"q", zeros({2})}}, p);
+            }),
             "[Optimizer] the gradient 'q' has no parameter");
-  EXPECT_EQ(message_of([&] { optimizer.apply_gradients(nn::Tree{{"p", zeros({3})}}, p); }),
+  EXPECT_EQ(message_of([&] {
+              optimizer.apply_gradients(nn::Tree{{"p", zeros({3})}}, p);
+            }),
             "[Optimizer] the gradient of 'p' has shape (3,), but the parameter (2,)");
   EXPECT_EQ(optimizer.step().item<int>(), 0);
   optimizer.set_state(nn::Tree{{"step", array(3)}, {"p.m", zeros({3})}, {"p.v", zeros({2})}});
   EXPECT_EQ(message_of([&] { optimizer.apply_gradients(p, p); }),
             "[Optimizer] the state of 'p' must hold m (2,), v (2,), but holds m (3,), v (2,)");
   EXPECT_EQ(message_of([&] { optimizer.set_state(nn::Tree{}); }), "[Optimizer] the state has no 'step'");
-  EXPECT_EQ(message_of([&] { SGD(0.1, {.nesterov = true}); }), "[SGD] nesterov needs a momentum and no dampening");
+  EXPECT_EQ(message_of([&] { SGD(0.1, {.nesterov = true}); }),
+            "[SGD] nesterov needs a momentum and no dampening");
   EXPECT_EQ(message_of([&] { Adam(0.1, {.betas = {1.0, 0.5}}); }), "[Adam] betas must be in [0, 1)");
   EXPECT_EQ(message_of([&] { Adafactor(std::nullopt, {.relative_step = false}); }),
             "[Adafactor] without relative_step give a learning rate");
-  EXPECT_EQ(message_of([&] { MultiOptimizer({SGD(0.1)}, {[](const std::string&, const array&) { return true; }}); }),
+  EXPECT_EQ(message_of(
+                [&] { MultiOptimizer({SGD(0.1)}, {[](const std::string&, const array&) { return true; }}); }),
             "[MultiOptimizer] expected one filter fewer than optimizers, but got 1 filters and 1 optimizers");
-  EXPECT_EQ(message_of([&] { Adafactor().learning_rate(); }), "[Optimizer] this optimizer has no learning rate");
+  EXPECT_EQ(message_of([&] { Adafactor().learning_rate(); }),
+            "[Optimizer] this optimizer has no learning rate");
 }
 
 TEST(Schedules, ValuesOfPython) {
   const json& want = reference::all()["schedules"];
   std::map<std::string, Schedule> schedules = {
-      {"exponential", exponential_decay(0.1, 0.9)}, {"step", step_decay(0.1, 0.5, 3)},
-      {"cosine", cosine_decay(0.1, 8)},             {"cosine_end", cosine_decay(0.1, 5, 0.02)},
+      {"exponential", exponential_decay(0.1, 0.9)},
+      {"step", step_decay(0.1, 0.5, 3)},
+      {"cosine", cosine_decay(0.1, 8)},
+      {"cosine_end", cosine_decay(0.1, 5, 0.02)},
       {"linear", linear_schedule(0, 0.1, 5)},
       {"join", join_schedules({linear_schedule(0, 0.1, 4), cosine_decay(0.1, 5)}, {4})},
   };
@@ -203,9 +214,11 @@ TEST(Schedules, ValuesOfPython) {
     for (int i = 0; i < 12; ++i)
       EXPECT_NEAR(schedule(i).item<double>(), want[name][i].get<double>(), 2e-8) << name << " at " << i;
   EXPECT_TRUE(Schedule(0.5).constant());
-  EXPECT_EQ(message_of([] { step_decay(0.1, 0.5, 0); }), "[step_decay] step_size must be at least 1, but is 0");
-  EXPECT_EQ(message_of([] { join_schedules({Schedule(1)}, {3}); }),
-            "[join_schedules] expected one boundary fewer than schedules, but got 1 schedules and 1 boundaries");
+  EXPECT_EQ(message_of([] { step_decay(0.1, 0.5, 0); }),
+            "[step_decay] step_size must be at least 1, but is 0");
+  EXPECT_EQ(
+      message_of([] { join_schedules({Schedule(1)}, {3}); }),
+      "[join_schedules] expected one boundary fewer than schedules, but got 1 schedules and 1 boundaries");
 }
 
 TEST(Training, ClipsGradients) {
@@ -250,7 +263,8 @@ TEST(Training, AveragesModels) {
 
 TEST(Checkpoint, HoldsModelAndOptimizer) {
   std::string file = (std::filesystem::temp_directory_path() /
-                      ("lazuli_checkpoint_" + std::to_string(::getpid()) + ".safetensors")).string();
+                      ("lazuli_checkpoint_" + std::to_string(::getpid()) + ".safetensors"))
+                         .string();
   struct Model {
     nn::Linear fc{3, 2};
     nn::BatchNorm norm{2};

@@ -48,7 +48,10 @@ TEST(Grad, CapturedArraysAreConstants) {
 
 TEST(Grad, ArgnumsAndAuxiliaryOutputs) {
   array a({1.f, 2.f}), b({3.f, 4.f});
-  auto both = value_and_grad(VectorFn([](const Arrays& in) { return Arrays{sum(in[0] * in[1]), in[0] + in[1]}; }), {1, 0});
+  auto both = value_and_grad(VectorFn([](const Arrays& in) {
+                               return Arrays{sum(in[0] * in[1]), in[0] + in[1]};
+                             }),
+                             {1, 0});
   auto [values, grads] = both({a, b});
   EXPECT_EQ(values[0].item<float>(), 11);
   EXPECT_EQ(values[1].to_vector<float>(), (V{4, 6}));
@@ -77,12 +80,17 @@ TEST(Grad, Errors) {
   EXPECT_EQ(message_of<std::invalid_argument>([&] { grad([](const array& v) { return v * 2; })(x); }),
             "[grad] the function must return a scalar to differentiate, but its first output has shape (2,); "
             "reduce it with sum or mean");
-  EXPECT_EQ(message_of<std::invalid_argument>([&] { grad([](const array& v) { return sum(v); })(array({1, 2})); }),
+  EXPECT_EQ(message_of<std::invalid_argument>([&] {
+              grad([](const array& v) { return sum(v); })(array({1, 2}));
+            }),
             "[grad] argument 0 is int32, but only floating and complex arrays have gradients");
   auto two = [](const Arrays& in) { return sum(in[0]); };
   EXPECT_EQ(message_of<std::invalid_argument>([&] { grad(two, 3)({x}); }),
             "[grad] argument number 3 is out of range for 1 arguments");
-  EXPECT_EQ(message_of<std::invalid_argument>([&] { grad(two, {0, 0})({x}); }), "[grad] argument number 0 is given twice");
+  EXPECT_EQ(message_of<std::invalid_argument>([&] {
+              grad(two, {0, 0})({x});
+            }),
+            "[grad] argument number 0 is given twice");
   EXPECT_EQ(message_of<std::invalid_argument>([&] { vjp([](const array& v) { return v; }, x, ones({3})); }),
             "[vjp] cotangent 0 has shape (3,), expected (2,)");
 }
@@ -110,7 +118,8 @@ TEST(Grad, StridedSliceThatPicksOneRow) {  // mlx#4444
 }
 
 TEST(Jvp, MatchesVjpThroughAProgram) {
-  array x = random_array({3, 4}, float64, 1), w = random_array({4, 5}, float64, 2), t = random_array({3, 4}, float64, 3);
+  array x = random_array({3, 4}, float64, 1), w = random_array({4, 5}, float64, 2),
+        t = random_array({3, 4}, float64, 3);
   auto f = [&](const array& v) { return softmax(tanh(matmul(v, w)), -1); };
   auto [out, forward] = jvp(f, x, t);
   array c = random_array({3, 5}, float64, 4);
@@ -140,18 +149,28 @@ TEST(Vmap, NestsWithGrad) {
 TEST(Vmap, AxesAndConstants) {
   array a = random_array({2, 3}, float32, 6), b = random_array({3}, float32, 7);
   auto f = [](const array& x, const array& y) { return x + y; };
-  EXPECT_TRUE(same_bits(vmap(std::function<array(const array&, const array&)>(f), 1, 0, 1)(a, b), contiguous(a + b)));
+  EXPECT_TRUE(
+      same_bits(vmap(std::function<array(const array&, const array&)>(f), 1, 0, 1)(a, b), contiguous(a + b)));
   array constant = vmap([&](const array&) { return b; })(a);  // does not depend on the batch
   EXPECT_EQ(constant.shape(), (Shape{2, 3}));
-  EXPECT_EQ(message_of<std::invalid_argument>([&] { vmap([](const array& x) { x.item<float>(); return x; })(b); }).substr(0, 6), "[vmap]");
+  EXPECT_EQ(message_of<std::invalid_argument>([&] {
+              vmap([](const array& x) {
+                x.item<float>();
+                return x;
+              })(b);
+            }).substr(0, 6),
+            "[vmap]");
   EXPECT_EQ(message_of<std::invalid_argument>([&] {
               vmap([](const Arrays& in) { return in; })({a, b});
-            }), "[vmap] batch axes must have equal extents, but found 2 and 3");
+            }),
+            "[vmap] batch axes must have equal extents, but found 2 and 3");
 }
 
 TEST(Custom, RulesReplaceDerivatives) {
   auto f = custom_function([](const Arrays& in) { return Arrays{in[0] * in[1]}; },
-                           [](const Arrays&, const Arrays& c, const Arrays&) { return Arrays{c[0] * 100, c[0] * 200}; });
+                           [](const Arrays&, const Arrays& c, const Arrays&) {
+                             return Arrays{c[0] * 100, c[0] * 200};
+                           });
   array a({2.f}), b({3.f});
   EXPECT_EQ(f({a, b})[0].item<float>(), 6);
   auto g = vjp(f, {a, b}, {array({1.f})}).second;
@@ -164,7 +183,8 @@ TEST(Custom, RulesReplaceDerivatives) {
   auto batched = vjp(VectorFn(vmap(f, {0, -1})), {rows, b}, {ones({4, 1})}).second;
   EXPECT_EQ(batched[0].to_vector<float>(), (V{100, 100, 100, 100}));
   EXPECT_EQ(batched[1].item<float>(), 800);
-  auto wrong = custom_vjp([](const Arrays& in) { return in; }, [](const Arrays&, const Arrays&, const Arrays&) { return Arrays{}; });
+  auto wrong = custom_vjp([](const Arrays& in) { return in; },
+                          [](const Arrays&, const Arrays&, const Arrays&) { return Arrays{}; });
   EXPECT_THROW(vjp(wrong, {a}, {array({1.f})}), std::invalid_argument);
 }
 
@@ -211,7 +231,8 @@ TEST(Compile, PureTracesOnce) {
                      return Arrays{softmax(in[0] * 2, -1), sum(in[0], 0)};
                    }),
                    CompileOptions{.pure = true});
-  array x = random_array({3, 4}, float32, 1), y = random_array({3, 4}, float32, 2), z = random_array({2, 4}, float32, 3);
+  array x = random_array({3, 4}, float32, 1), y = random_array({3, 4}, float32, 2),
+        z = random_array({2, 4}, float32, 3);
   for (auto& in : {x, y, x}) {
     EXPECT_TRUE(same_bits(f({in})[0], softmax(in * 2, -1)));
     EXPECT_TRUE(same_bits(f({in})[1], sum(in, 0)));
@@ -226,11 +247,12 @@ TEST(Compile, PureTracesOnce) {
 
 TEST(Compile, ShapelessReplaysAtOtherShapes) {
   int traced = 0;
-  auto f = compile(VectorFn([&](const Arrays& in) {
-                     ++traced;
-                     return Arrays{cumsum(exp(in[0]) + in[1], 0), mean(in[0], -1)};  // mlx refuses cumsum here
-                   }),
-                   CompileOptions{.shapeless = true, .pure = true});
+  auto f =
+      compile(VectorFn([&](const Arrays& in) {
+                ++traced;
+                return Arrays{cumsum(exp(in[0]) + in[1], 0), mean(in[0], -1)};  // mlx refuses cumsum here
+              }),
+              CompileOptions{.shapeless = true, .pure = true});
   for (int n : {3, 5, 1, 100}) {
     array x = random_array({n, 2}, float32, 1), y = random_array({2}, float32, 2);
     auto out = f({x, y});
@@ -239,15 +261,17 @@ TEST(Compile, ShapelessReplaysAtOtherShapes) {
   }
   EXPECT_EQ(traced, 1);
   // A function that bakes in a shape is refused, never stale.
-  auto g = compile(VectorFn([](const Arrays& in) { return Arrays{reshape(in[0], {static_cast<int64_t>(in[0].size())})}; }),
-                   CompileOptions{.shapeless = true, .pure = true});
+  auto g = compile(
+      VectorFn([](const Arrays& in) { return Arrays{reshape(in[0], {static_cast<int64_t>(in[0].size())})}; }),
+      CompileOptions{.shapeless = true, .pure = true});
   EXPECT_EQ(g({ones({2, 3})})[0].shape(), (Shape{6}));
   EXPECT_THROW(g({ones({4, 3})}), std::invalid_argument);
 }
 
 TEST(Compile, VerifyFindsImpurity) {
   array state(1.f);
-  auto f = compile(VectorFn([&](const Arrays& in) { return Arrays{in[0] * state}; }), CompileOptions{.pure = true, .verify = true});
+  auto f = compile(VectorFn([&](const Arrays& in) { return Arrays{in[0] * state}; }),
+                   CompileOptions{.pure = true, .verify = true});
   EXPECT_EQ(f({array(2.f)})[0].item<float>(), 2);
   state = array(5.f);
   EXPECT_THROW(f({array(2.f)}), std::runtime_error);

@@ -22,10 +22,10 @@ namespace detail {
 // A reference-counted block of memory.
 struct Buffer {
   std::atomic<uint32_t> refs{1};
-  bool borrowed = false;              // not ours to overwrite
-  size_t bytes = 0;                   // as requested
+  bool borrowed = false;  // not ours to overwrite
+  size_t bytes = 0;       // as requested
   void* data = nullptr;
-  void (*destroy)(Buffer*) = nullptr; // frees the block and this header
+  void (*destroy)(Buffer*) = nullptr;  // frees the block and this header
 };
 
 inline void retain(Buffer* b) { b->refs.fetch_add(1, std::memory_order_relaxed); }
@@ -42,21 +42,21 @@ enum class Status : uint8_t {
 struct Node {
   std::atomic<uint32_t> refs{1};
   std::atomic<Status> status{Status::unscheduled};
-  bool row_contiguous = true;   // of the layout; meaningless before `available`
-  bool is_tuple = false;        // an operation with several results; read through Pick nodes
+  bool row_contiguous = true;  // of the layout; meaningless before `available`
+  bool is_tuple = false;       // an operation with several results; read through Pick nodes
   Dtype dtype = float32;
-  uint32_t trace = 0;           // id of the transform that traces through this node, or 0
+  uint32_t trace = 0;  // id of the transform that traces through this node, or 0
   uint32_t num_inputs = 0;
-  int32_t mark = -1;            // scratch of the engine: index into the current tape
-  uint32_t epoch = 0;           // scratch of the engine: which walk set `mark`
+  int32_t mark = -1;                     // scratch of the engine: index into the current tape
+  uint32_t epoch = 0;                    // scratch of the engine: which walk set `mark`
   const Primitive* primitive = nullptr;  // owned reference
   Node** inputs = few_inputs;            // owned references
   Node* few_inputs[3];
   Shape shape;
-  int64_t size = 0;             // number of elements
+  int64_t size = 0;  // number of elements
   Strides strides;
-  int64_t offset = 0;           // in elements
-  Buffer* buffer = nullptr;     // owned reference
+  int64_t offset = 0;                  // in elements
+  Buffer* buffer = nullptr;            // owned reference
   std::atomic<Buffer*> host{nullptr};  // row-contiguous copy for data<T>() of a strided array
   struct Results* results = nullptr;   // of a tuple node
   Node* next_dead = nullptr;           // list of nodes whose last handle is gone

@@ -18,8 +18,8 @@ struct Extents {
   Extents(int all) { values.fill(all); }
   Extents(std::initializer_list<int> each) {
     if (each.size() != N)
-      throw std::invalid_argument("[nn] expected " + std::to_string(N) + " numbers, one for each axis, but got " +
-                                  std::to_string(each.size()));
+      throw std::invalid_argument("[nn] expected " + std::to_string(N) +
+                                  " numbers, one for each axis, but got " + std::to_string(each.size()));
     std::copy(each.begin(), each.end(), values.begin());
   }
   int operator[](size_t i) const { return values[i]; }

@@ -102,7 +102,7 @@ namespace detail {
 struct ModuleType {
   std::string_view name;  // "Linear"; empty for containers
   void (*members)(void* self, Visitor& visit);
-  const void* id;         // differs between types
+  const void* id;  // differs between types
 };
 template <class T>
 struct TypeId {
@@ -115,20 +115,24 @@ extern const ModuleType function_type;  // of functions in an AnyModule: no memb
 
 // A class that names its members with `void members(nn::Visitor& visit)`.
 template <class T>
-concept NamesMembers = requires(T& t, Visitor& v) { t.members(v); };
+concept NamesMembers = requires(T& t, Visitor& v) {
+  t.members(v);
+};
 
 // An aggregate, or a class that names its members.
 template <class T>
-concept Module = std::is_class_v<T> && (NamesMembers<T> || std::is_aggregate_v<T>) &&
-                 !std::derived_from<T, array> && !std::same_as<T, Training>;
+concept Module = std::is_class_v<T> &&
+                 (NamesMembers<T> || std::is_aggregate_v<T>)&&!std::derived_from<T, array> &&
+                 !std::same_as<T, Training>;
 
 // A module seen through two pointers; valid while the module lives where it is. Made implicitly
 // from any module. One made from a const module is only read.
 class ModuleRef {
  public:
   template <class M>
-    requires Module<std::remove_const_t<M>> && (!std::same_as<std::remove_const_t<M>, ModuleRef>)
-  ModuleRef(M& module) : ModuleRef(of(const_cast<std::remove_const_t<M>&>(module))) {}
+  requires Module<std::remove_const_t<M>> &&
+      (!std::same_as<std::remove_const_t<M>, ModuleRef>)ModuleRef(M& module)
+      : ModuleRef(of(const_cast<std::remove_const_t<M>&>(module))) {}
   ModuleRef(void* self, const detail::ModuleType& type) : self_(self), type_(&type) {}
 
   std::string_view type_name() const { return type_->name; }
@@ -142,8 +146,12 @@ class ModuleRef {
  private:
   template <class M>
   static ModuleRef of(M& module) {
-    if constexpr (requires { { module.as_module() } -> std::same_as<ModuleRef>; }) return module.as_module();
-    else return {&module, detail::module_type<M>()};
+    if constexpr (requires {
+                    { module.as_module() } -> std::same_as<ModuleRef>;
+                  })
+      return module.as_module();
+    else
+      return {&module, detail::module_type<M>()};
   }
   void* self_;
   const detail::ModuleType* type_;
@@ -153,8 +161,7 @@ class ModuleRef {
 class ConstModuleRef : public ModuleRef {
  public:
   template <Module M>
-    requires(!std::derived_from<M, ModuleRef>)
-  ConstModuleRef(const M& module) : ModuleRef(module) {}
+  requires(!std::derived_from<M, ModuleRef>) ConstModuleRef(const M& module) : ModuleRef(module) {}
   ConstModuleRef(const ModuleRef& m) : ModuleRef(m) {}
 };
 
@@ -182,9 +189,9 @@ void set_dtype(ModuleRef m, Dtype dtype, const std::function<bool(Dtype)>& predi
 // ---------------------------------------------------------------- modes
 
 struct FreezeOptions {
-  bool recurse = true;            // into parts, or only the module's own parameters
+  bool recurse = true;                 // into parts, or only the module's own parameters
   std::vector<std::string> keys = {};  // names such as "bias"; empty means all
-  bool strict = false;            // throw std::invalid_argument for a key that no part has
+  bool strict = false;                 // throw std::invalid_argument for a key that no part has
 };
 // Frozen parameters get no gradient and are left alone by optimizers.
 void freeze(ModuleRef m, const FreezeOptions& options = {});
@@ -282,15 +289,16 @@ consteval bool holds_parts() {
   } else if constexpr (is_a<T, std::shared_ptr>) {
     return holds<typename T::element_type>;
   } else if constexpr (Product<T>) {
-    return []<size_t... I>(std::index_sequence<I...>) {
-      return (holds<std::tuple_element_t<I, T>> || ...);
-    }(std::make_index_sequence<std::tuple_size_v<T>>{});
+    return []<size_t... I>(std::index_sequence<I...>) { return (holds<std::tuple_element_t<I, T>> || ...); }
+    (std::make_index_sequence<std::tuple_size_v<T>>{});
   } else if constexpr (is_a<T, std::variant>) {
     return any_holds(static_cast<const T*>(nullptr));
   } else if constexpr (std::is_class_v<T> && std::is_aggregate_v<T>) {
     constexpr size_t n = reflect::num_fields<T>;
-    if constexpr (n <= reflect::kMaxFields) return fields_hold<T>(std::make_index_sequence<n>{});
-    else return false;  // too many members for a module: configuration
+    if constexpr (n <= reflect::kMaxFields)
+      return fields_hold<T>(std::make_index_sequence<n>{});
+    else
+      return false;  // too many members for a module: configuration
   } else {
     return false;
   }
@@ -307,8 +315,12 @@ void dictionary_members(void* self, Visitor& visit) {
 }
 template <class T>
 void product_members(void* self, Visitor& visit) {
-  std::apply([&](auto&... item) { size_t i = 0; (visit(std::to_string(i++), item), ...); },
-             *static_cast<T*>(self));
+  std::apply(
+      [&](auto&... item) {
+        size_t i = 0;
+        (visit(std::to_string(i++), item), ...);
+      },
+      *static_cast<T*>(self));
 }
 template <class T>
 void module_members(void* self, Visitor& visit) {
@@ -319,16 +331,21 @@ void module_members(void* self, Visitor& visit) {
     auto fields = reflect::tie_fields(module);
     [&]<size_t... I>(std::index_sequence<I...>) {
       (visit(reflect::field_name<T, I>, std::get<I>(fields)), ...);
-    }(std::make_index_sequence<std::tuple_size_v<decltype(fields)>>{});
+    }
+    (std::make_index_sequence<std::tuple_size_v<decltype(fields)>>{});
   }
 }
 
 template <class T>
 constexpr auto members_function() {
-  if constexpr (List<T>) return &list_members<T>;
-  else if constexpr (Dictionary<T>) return &dictionary_members<T>;
-  else if constexpr (Product<T>) return &product_members<T>;
-  else return &module_members<T>;
+  if constexpr (List<T>)
+    return &list_members<T>;
+  else if constexpr (Dictionary<T>)
+    return &dictionary_members<T>;
+  else if constexpr (Product<T>)
+    return &product_members<T>;
+  else
+    return &module_members<T>;
 }
 template <class T>
 inline constexpr bool is_container = List<T> || Dictionary<T> || Product<T>;
@@ -370,9 +387,10 @@ void Visitor::operator()(std::string_view name, T& member) {
   } else if constexpr (detail::is_container<T>) {
     child(name, ModuleRef(&member, detail::module_type<T>()));
   } else {
-    static_assert(Module<T>,
-                  "nn: modules and parameters are found in std::vector, array, map (with string keys), tuple, "
-                  "pair, optional, variant and unique_ptr, not in this type");
+    static_assert(
+        Module<T>,
+        "nn: modules and parameters are found in std::vector, array, map (with string keys), tuple, "
+        "pair, optional, variant and unique_ptr, not in this type");
     child(name, ModuleRef(member));
   }
 }
@@ -390,7 +408,9 @@ void append_arrays(std::vector<array>& out, const T& x) {
     out.push_back(x);
   } else if constexpr (std::same_as<T, nn::Tree>) {
     for (const auto& entry : x) out.push_back(entry.second);
-  } else if constexpr (requires { { x.state() } -> std::same_as<nn::Tree>; }) {
+  } else if constexpr (requires {
+                         { x.state() } -> std::same_as<nn::Tree>;
+                       }) {
     append_arrays(out, x.state());
   } else {
     append_arrays(out, nn::parameters(x));
@@ -398,12 +418,13 @@ void append_arrays(std::vector<array>& out, const T& x) {
 }
 template <class T>
 concept HoldsArrays = std::derived_from<T, array> || std::same_as<T, nn::Tree> || nn::Module<T> ||
-                      requires(const T& x) { { x.state() } -> std::same_as<nn::Tree>; };
+    requires(const T& x) {
+  { x.state() } -> std::same_as<nn::Tree>;
+};
 }  // namespace detail
 
 template <class... T>
-  requires((detail::HoldsArrays<T> && ...) && !Arrays<T...>)
-void eval(const T&... things) {
+requires((detail::HoldsArrays<T> && ...) && !Arrays<T...>) void eval(const T&... things) {
   std::vector<array> arrays;
   (detail::append_arrays(arrays, things), ...);
   lazuli::eval(arrays);

@@ -29,9 +29,12 @@ consteval bool takes(std::index_sequence<I...>) {
 
 template <class T, size_t N = kMaxFields + 1>
 consteval size_t count_fields() {
-  if constexpr (takes<T>(std::make_index_sequence<N>{})) return N;
-  else if constexpr (N == 0) return 0;
-  else return count_fields<T, N - 1>();
+  if constexpr (takes<T>(std::make_index_sequence<N>{}))
+    return N;
+  else if constexpr (N == 0)
+    return 0;
+  else
+    return count_fields<T, N - 1>();
 }
 
 // The number of members of T, or kMaxFields + 1 if there are more than kMaxFields.
@@ -46,10 +49,10 @@ constexpr auto tie_fields(T& object) {
                 "nn: a module may have at most 32 members: group some in a struct, or offer "
                 "`void members(nn::Visitor& visit)`");
   if constexpr (n == 0) return std::tuple<>();
-#define LAZULI_FIELDS(N, ...)           \
-  else if constexpr (n == N) {          \
-    auto& [__VA_ARGS__] = object;       \
-    return std::tie(__VA_ARGS__);       \
+#define LAZULI_FIELDS(N, ...)     \
+  else if constexpr (n == N) {    \
+    auto& [__VA_ARGS__] = object; \
+    return std::tie(__VA_ARGS__); \
   }
   LAZULI_FIELDS(1, a)
   LAZULI_FIELDS(2, a, b)
@@ -145,10 +148,14 @@ consteval std::string_view type_name() {
   size_t depth = 0, start = 0, end = 0;
   for (; end < s.size(); ++end) {
     char c = s[end];
-    if (c == '<' || c == '(' || c == '{' || c == '[') ++depth;
-    else if (depth == 0 && (c == ';' || c == ']')) break;
-    else if (c == '>' || c == ')' || c == '}' || c == ']') --depth;
-    else if (depth == 0 && c == ':') start = end + 1;
+    if (c == '<' || c == '(' || c == '{' || c == '[')
+      ++depth;
+    else if (depth == 0 && (c == ';' || c == ']'))
+      break;
+    else if (c == '>' || c == ')' || c == '}' || c == ']')
+      --depth;
+    else if (depth == 0 && c == ':')
+      start = end + 1;
   }
   return s.substr(start, end - start);
 }

@@ -24,8 +24,8 @@ concept UnaryModule = requires(const F& f, const array& x) {
 class AnyModule {
  public:
   template <class M>
-    requires(!std::same_as<M, AnyModule> && UnaryModule<M> && std::copy_constructible<M>)
-  AnyModule(M module) : held_(std::make_unique<Holder<M>>(std::move(module))) {}
+  requires(!std::same_as<M, AnyModule> && UnaryModule<M> && std::copy_constructible<M>) AnyModule(M module)
+      : held_(std::make_unique<Holder<M>>(std::move(module))) {}
   AnyModule(const AnyModule& o) : held_(o.held_->clone()) {}
   AnyModule(AnyModule&&) noexcept = default;
   AnyModule& operator=(AnyModule o) noexcept {
@@ -62,8 +62,10 @@ class AnyModule {
     std::unique_ptr<Held> clone() const override { return std::make_unique<Holder>(module); }
     array call(const array& x) const override { return module(x); }
     ModuleRef ref() override {
-      if constexpr (Module<M>) return module;
-      else return {&module, detail::function_type};
+      if constexpr (Module<M>)
+        return module;
+      else
+        return {&module, detail::function_type};
     }
     M module;
   };
@@ -75,8 +77,8 @@ class Sequential {
  public:
   Sequential() = default;
   template <class... M>
-    requires(sizeof...(M) > 0 && (UnaryModule<M> && ...) && !(std::same_as<M, Sequential> && ...))
-  explicit Sequential(M... modules) {
+  requires(sizeof...(M) > 0 && (UnaryModule<M> && ...) &&
+           !(std::same_as<M, Sequential> && ...)) explicit Sequential(M... modules) {
     layers.reserve(sizeof...(M));
     (layers.emplace_back(std::move(modules)), ...);
   }

@@ -39,7 +39,7 @@ class MultiHeadAttention {
 struct TransformerOptions {
   std::optional<int64_t> mlp_dims = {};  // 4 * dims
   double dropout = 0;
-  Activation activation = {};       // relu if empty
+  Activation activation = {};  // relu if empty
   bool norm_first = true;
 };
 

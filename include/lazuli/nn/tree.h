@@ -67,8 +67,10 @@ class Tree {
     std::vector<Entry> out;
     out.reserve(size());
     for (const auto& [path, value] : entries_) {
-      if constexpr (std::invocable<F&, const array&>) out.emplace_back(path, f(value));
-      else out.emplace_back(path, f(path, value));
+      if constexpr (std::invocable<F&, const array&>)
+        out.emplace_back(path, f(value));
+      else
+        out.emplace_back(path, f(path, value));
     }
     return Tree(std::move(out), Trusted{});
   }

@@ -32,18 +32,22 @@ std::pair<std::vector<array>, Tree> value_and_grad(const ModuleRef& m,
 
 template <class R>
 std::vector<array> to_arrays(const R& r) {
-  if constexpr (std::convertible_to<R, array>) return {r};
-  else if constexpr (std::same_as<R, std::vector<array>>) return r;
-  else return std::apply([](const auto&... a) { return std::vector<array>{a...}; }, r);
+  if constexpr (std::convertible_to<R, array>)
+    return {r};
+  else if constexpr (std::same_as<R, std::vector<array>>)
+    return r;
+  else
+    return std::apply([](const auto&... a) { return std::vector<array>{a...}; }, r);
 }
 template <class R>
 R from_arrays(const std::vector<array>& arrays) {
-  if constexpr (std::convertible_to<R, array>) return arrays.at(0);
-  else if constexpr (std::same_as<R, std::vector<array>>) return arrays;
+  if constexpr (std::convertible_to<R, array>)
+    return arrays.at(0);
+  else if constexpr (std::same_as<R, std::vector<array>>)
+    return arrays;
   else
-    return [&]<size_t... I>(std::index_sequence<I...>) {
-      return R{arrays.at(I)...};
-    }(std::make_index_sequence<std::tuple_size_v<R>>{});
+    return [&]<size_t... I>(std::index_sequence<I...>) { return R{arrays.at(I)...}; }
+  (std::make_index_sequence<std::tuple_size_v<R>>{});
 }
 
 }  // namespace detail
@@ -54,8 +58,8 @@ template <Module M, class F>
 auto value_and_grad(M& model, F fn) {
   return [&model, fn = std::move(fn)]<class... Args>(Args&&... args) {
     using R = std::remove_cvref_t<std::invoke_result_t<const F&, M&, Args&...>>;
-    auto [outputs, grads] = detail::value_and_grad(
-        model, [&] { return detail::to_arrays<R>(std::invoke(fn, model, args...)); });
+    auto [outputs, grads] =
+        detail::value_and_grad(model, [&] { return detail::to_arrays<R>(std::invoke(fn, model, args...)); });
     return std::pair<R, Tree>(detail::from_arrays<R>(outputs), std::move(grads));
   };
 }

@@ -196,105 +196,205 @@ array weak(T value, Dtype beside) {
 }
 
 template <Scalar T>
-array add(const array& a, T b, StreamOrDevice s = Where::current()) { return add(a, weak(b, a.dtype()), s); }
+array add(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return add(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array add(T a, const array& b, StreamOrDevice s = Where::current()) { return add(weak(a, b.dtype()), b, s); }
+array add(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return add(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array subtract(const array& a, T b, StreamOrDevice s = Where::current()) { return subtract(a, weak(b, a.dtype()), s); }
+array subtract(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return subtract(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array subtract(T a, const array& b, StreamOrDevice s = Where::current()) { return subtract(weak(a, b.dtype()), b, s); }
+array subtract(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return subtract(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array multiply(const array& a, T b, StreamOrDevice s = Where::current()) { return multiply(a, weak(b, a.dtype()), s); }
+array multiply(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return multiply(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array multiply(T a, const array& b, StreamOrDevice s = Where::current()) { return multiply(weak(a, b.dtype()), b, s); }
+array multiply(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return multiply(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array divide(const array& a, T b, StreamOrDevice s = Where::current()) { return divide(a, weak(b, a.dtype()), s); }
+array divide(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return divide(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array divide(T a, const array& b, StreamOrDevice s = Where::current()) { return divide(weak(a, b.dtype()), b, s); }
+array divide(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return divide(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array floor_divide(const array& a, T b, StreamOrDevice s = Where::current()) { return floor_divide(a, weak(b, a.dtype()), s); }
+array floor_divide(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return floor_divide(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array floor_divide(T a, const array& b, StreamOrDevice s = Where::current()) { return floor_divide(weak(a, b.dtype()), b, s); }
+array floor_divide(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return floor_divide(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array remainder(const array& a, T b, StreamOrDevice s = Where::current()) { return remainder(a, weak(b, a.dtype()), s); }
+array remainder(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return remainder(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array remainder(T a, const array& b, StreamOrDevice s = Where::current()) { return remainder(weak(a, b.dtype()), b, s); }
+array remainder(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return remainder(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array power(const array& a, T b, StreamOrDevice s = Where::current()) { return power(a, weak(b, a.dtype()), s); }
+array power(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return power(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array power(T a, const array& b, StreamOrDevice s = Where::current()) { return power(weak(a, b.dtype()), b, s); }
+array power(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return power(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array maximum(const array& a, T b, StreamOrDevice s = Where::current()) { return maximum(a, weak(b, a.dtype()), s); }
+array maximum(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return maximum(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array maximum(T a, const array& b, StreamOrDevice s = Where::current()) { return maximum(weak(a, b.dtype()), b, s); }
+array maximum(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return maximum(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array minimum(const array& a, T b, StreamOrDevice s = Where::current()) { return minimum(a, weak(b, a.dtype()), s); }
+array minimum(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return minimum(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array minimum(T a, const array& b, StreamOrDevice s = Where::current()) { return minimum(weak(a, b.dtype()), b, s); }
+array minimum(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return minimum(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array logaddexp(const array& a, T b, StreamOrDevice s = Where::current()) { return logaddexp(a, weak(b, a.dtype()), s); }
+array logaddexp(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return logaddexp(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array logaddexp(T a, const array& b, StreamOrDevice s = Where::current()) { return logaddexp(weak(a, b.dtype()), b, s); }
+array logaddexp(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return logaddexp(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array arctan2(const array& a, T b, StreamOrDevice s = Where::current()) { return arctan2(a, weak(b, a.dtype()), s); }
+array arctan2(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return arctan2(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array arctan2(T a, const array& b, StreamOrDevice s = Where::current()) { return arctan2(weak(a, b.dtype()), b, s); }
+array arctan2(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return arctan2(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array equal(const array& a, T b, StreamOrDevice s = Where::current()) { return equal(a, weak(b, a.dtype()), s); }
+array equal(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return equal(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array equal(T a, const array& b, StreamOrDevice s = Where::current()) { return equal(weak(a, b.dtype()), b, s); }
+array equal(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return equal(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array not_equal(const array& a, T b, StreamOrDevice s = Where::current()) { return not_equal(a, weak(b, a.dtype()), s); }
+array not_equal(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return not_equal(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array not_equal(T a, const array& b, StreamOrDevice s = Where::current()) { return not_equal(weak(a, b.dtype()), b, s); }
+array not_equal(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return not_equal(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array less(const array& a, T b, StreamOrDevice s = Where::current()) { return less(a, weak(b, a.dtype()), s); }
+array less(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return less(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array less(T a, const array& b, StreamOrDevice s = Where::current()) { return less(weak(a, b.dtype()), b, s); }
+array less(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return less(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array less_equal(const array& a, T b, StreamOrDevice s = Where::current()) { return less_equal(a, weak(b, a.dtype()), s); }
+array less_equal(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return less_equal(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array less_equal(T a, const array& b, StreamOrDevice s = Where::current()) { return less_equal(weak(a, b.dtype()), b, s); }
+array less_equal(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return less_equal(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array greater(const array& a, T b, StreamOrDevice s = Where::current()) { return greater(a, weak(b, a.dtype()), s); }
+array greater(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return greater(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array greater(T a, const array& b, StreamOrDevice s = Where::current()) { return greater(weak(a, b.dtype()), b, s); }
+array greater(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return greater(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array greater_equal(const array& a, T b, StreamOrDevice s = Where::current()) { return greater_equal(a, weak(b, a.dtype()), s); }
+array greater_equal(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return greater_equal(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array greater_equal(T a, const array& b, StreamOrDevice s = Where::current()) { return greater_equal(weak(a, b.dtype()), b, s); }
+array greater_equal(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return greater_equal(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array logical_and(const array& a, T b, StreamOrDevice s = Where::current()) { return logical_and(a, weak(b, a.dtype()), s); }
+array logical_and(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return logical_and(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array logical_and(T a, const array& b, StreamOrDevice s = Where::current()) { return logical_and(weak(a, b.dtype()), b, s); }
+array logical_and(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return logical_and(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array logical_or(const array& a, T b, StreamOrDevice s = Where::current()) { return logical_or(a, weak(b, a.dtype()), s); }
+array logical_or(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return logical_or(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array logical_or(T a, const array& b, StreamOrDevice s = Where::current()) { return logical_or(weak(a, b.dtype()), b, s); }
+array logical_or(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return logical_or(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array logical_xor(const array& a, T b, StreamOrDevice s = Where::current()) { return logical_xor(a, weak(b, a.dtype()), s); }
+array logical_xor(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return logical_xor(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array logical_xor(T a, const array& b, StreamOrDevice s = Where::current()) { return logical_xor(weak(a, b.dtype()), b, s); }
+array logical_xor(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return logical_xor(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array bitwise_and(const array& a, T b, StreamOrDevice s = Where::current()) { return bitwise_and(a, weak(b, a.dtype()), s); }
+array bitwise_and(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return bitwise_and(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array bitwise_and(T a, const array& b, StreamOrDevice s = Where::current()) { return bitwise_and(weak(a, b.dtype()), b, s); }
+array bitwise_and(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return bitwise_and(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array bitwise_or(const array& a, T b, StreamOrDevice s = Where::current()) { return bitwise_or(a, weak(b, a.dtype()), s); }
+array bitwise_or(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return bitwise_or(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array bitwise_or(T a, const array& b, StreamOrDevice s = Where::current()) { return bitwise_or(weak(a, b.dtype()), b, s); }
+array bitwise_or(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return bitwise_or(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array bitwise_xor(const array& a, T b, StreamOrDevice s = Where::current()) { return bitwise_xor(a, weak(b, a.dtype()), s); }
+array bitwise_xor(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return bitwise_xor(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array bitwise_xor(T a, const array& b, StreamOrDevice s = Where::current()) { return bitwise_xor(weak(a, b.dtype()), b, s); }
+array bitwise_xor(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return bitwise_xor(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array left_shift(const array& a, T b, StreamOrDevice s = Where::current()) { return left_shift(a, weak(b, a.dtype()), s); }
+array left_shift(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return left_shift(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array left_shift(T a, const array& b, StreamOrDevice s = Where::current()) { return left_shift(weak(a, b.dtype()), b, s); }
+array left_shift(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return left_shift(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
-array right_shift(const array& a, T b, StreamOrDevice s = Where::current()) { return right_shift(a, weak(b, a.dtype()), s); }
+array right_shift(const array& a, T b, StreamOrDevice s = Where::current()) {
+  return right_shift(a, weak(b, a.dtype()), s);
+}
 template <Scalar T>
-array right_shift(T a, const array& b, StreamOrDevice s = Where::current()) { return right_shift(weak(a, b.dtype()), b, s); }
+array right_shift(T a, const array& b, StreamOrDevice s = Where::current()) {
+  return right_shift(weak(a, b.dtype()), b, s);
+}
 template <Scalar T>
 array where(const array& condition, const array& x, T y, StreamOrDevice s = Where::current()) {
   return where(condition, x, weak(y, x.dtype()), s);
@@ -310,66 +410,186 @@ inline array operator-(const array& a) { return negative(a); }
 inline array operator~(const array& a) { return bitwise_invert(a); }
 inline array operator!(const array& a) { return logical_not(a); }
 inline array operator+(const array& a, const array& b) { return add(a, b); }
-template <Scalar T> array operator+(const array& a, T b) { return add(a, b); }
-template <Scalar T> array operator+(T a, const array& b) { return add(a, b); }
+template <Scalar T>
+array operator+(const array& a, T b) {
+  return add(a, b);
+}
+template <Scalar T>
+array operator+(T a, const array& b) {
+  return add(a, b);
+}
 inline array operator-(const array& a, const array& b) { return subtract(a, b); }
-template <Scalar T> array operator-(const array& a, T b) { return subtract(a, b); }
-template <Scalar T> array operator-(T a, const array& b) { return subtract(a, b); }
+template <Scalar T>
+array operator-(const array& a, T b) {
+  return subtract(a, b);
+}
+template <Scalar T>
+array operator-(T a, const array& b) {
+  return subtract(a, b);
+}
 inline array operator*(const array& a, const array& b) { return multiply(a, b); }
-template <Scalar T> array operator*(const array& a, T b) { return multiply(a, b); }
-template <Scalar T> array operator*(T a, const array& b) { return multiply(a, b); }
+template <Scalar T>
+array operator*(const array& a, T b) {
+  return multiply(a, b);
+}
+template <Scalar T>
+array operator*(T a, const array& b) {
+  return multiply(a, b);
+}
 inline array operator/(const array& a, const array& b) { return divide(a, b); }
-template <Scalar T> array operator/(const array& a, T b) { return divide(a, b); }
-template <Scalar T> array operator/(T a, const array& b) { return divide(a, b); }
+template <Scalar T>
+array operator/(const array& a, T b) {
+  return divide(a, b);
+}
+template <Scalar T>
+array operator/(T a, const array& b) {
+  return divide(a, b);
+}
 inline array operator%(const array& a, const array& b) { return remainder(a, b); }
-template <Scalar T> array operator%(const array& a, T b) { return remainder(a, b); }
-template <Scalar T> array operator%(T a, const array& b) { return remainder(a, b); }
+template <Scalar T>
+array operator%(const array& a, T b) {
+  return remainder(a, b);
+}
+template <Scalar T>
+array operator%(T a, const array& b) {
+  return remainder(a, b);
+}
 inline array operator==(const array& a, const array& b) { return equal(a, b); }
-template <Scalar T> array operator==(const array& a, T b) { return equal(a, b); }
-template <Scalar T> array operator==(T a, const array& b) { return equal(a, b); }
+template <Scalar T>
+array operator==(const array& a, T b) {
+  return equal(a, b);
+}
+template <Scalar T>
+array operator==(T a, const array& b) {
+  return equal(a, b);
+}
 inline array operator!=(const array& a, const array& b) { return not_equal(a, b); }
-template <Scalar T> array operator!=(const array& a, T b) { return not_equal(a, b); }
-template <Scalar T> array operator!=(T a, const array& b) { return not_equal(a, b); }
+template <Scalar T>
+array operator!=(const array& a, T b) {
+  return not_equal(a, b);
+}
+template <Scalar T>
+array operator!=(T a, const array& b) {
+  return not_equal(a, b);
+}
 inline array operator<(const array& a, const array& b) { return less(a, b); }
-template <Scalar T> array operator<(const array& a, T b) { return less(a, b); }
-template <Scalar T> array operator<(T a, const array& b) { return less(a, b); }
+template <Scalar T>
+array operator<(const array& a, T b) {
+  return less(a, b);
+}
+template <Scalar T>
+array operator<(T a, const array& b) {
+  return less(a, b);
+}
 inline array operator<=(const array& a, const array& b) { return less_equal(a, b); }
-template <Scalar T> array operator<=(const array& a, T b) { return less_equal(a, b); }
-template <Scalar T> array operator<=(T a, const array& b) { return less_equal(a, b); }
+template <Scalar T>
+array operator<=(const array& a, T b) {
+  return less_equal(a, b);
+}
+template <Scalar T>
+array operator<=(T a, const array& b) {
+  return less_equal(a, b);
+}
 inline array operator>(const array& a, const array& b) { return greater(a, b); }
-template <Scalar T> array operator>(const array& a, T b) { return greater(a, b); }
-template <Scalar T> array operator>(T a, const array& b) { return greater(a, b); }
+template <Scalar T>
+array operator>(const array& a, T b) {
+  return greater(a, b);
+}
+template <Scalar T>
+array operator>(T a, const array& b) {
+  return greater(a, b);
+}
 inline array operator>=(const array& a, const array& b) { return greater_equal(a, b); }
-template <Scalar T> array operator>=(const array& a, T b) { return greater_equal(a, b); }
-template <Scalar T> array operator>=(T a, const array& b) { return greater_equal(a, b); }
+template <Scalar T>
+array operator>=(const array& a, T b) {
+  return greater_equal(a, b);
+}
+template <Scalar T>
+array operator>=(T a, const array& b) {
+  return greater_equal(a, b);
+}
 inline array operator&&(const array& a, const array& b) { return logical_and(a, b); }
-template <Scalar T> array operator&&(const array& a, T b) { return logical_and(a, b); }
-template <Scalar T> array operator&&(T a, const array& b) { return logical_and(a, b); }
+template <Scalar T>
+array operator&&(const array& a, T b) {
+  return logical_and(a, b);
+}
+template <Scalar T>
+array operator&&(T a, const array& b) {
+  return logical_and(a, b);
+}
 inline array operator||(const array& a, const array& b) { return logical_or(a, b); }
-template <Scalar T> array operator||(const array& a, T b) { return logical_or(a, b); }
-template <Scalar T> array operator||(T a, const array& b) { return logical_or(a, b); }
+template <Scalar T>
+array operator||(const array& a, T b) {
+  return logical_or(a, b);
+}
+template <Scalar T>
+array operator||(T a, const array& b) {
+  return logical_or(a, b);
+}
 inline array operator&(const array& a, const array& b) { return bitwise_and(a, b); }
-template <Scalar T> array operator&(const array& a, T b) { return bitwise_and(a, b); }
-template <Scalar T> array operator&(T a, const array& b) { return bitwise_and(a, b); }
+template <Scalar T>
+array operator&(const array& a, T b) {
+  return bitwise_and(a, b);
+}
+template <Scalar T>
+array operator&(T a, const array& b) {
+  return bitwise_and(a, b);
+}
 inline array operator|(const array& a, const array& b) { return bitwise_or(a, b); }
-template <Scalar T> array operator|(const array& a, T b) { return bitwise_or(a, b); }
-template <Scalar T> array operator|(T a, const array& b) { return bitwise_or(a, b); }
+template <Scalar T>
+array operator|(const array& a, T b) {
+  return bitwise_or(a, b);
+}
+template <Scalar T>
+array operator|(T a, const array& b) {
+  return bitwise_or(a, b);
+}
 inline array operator^(const array& a, const array& b) { return bitwise_xor(a, b); }
-template <Scalar T> array operator^(const array& a, T b) { return bitwise_xor(a, b); }
-template <Scalar T> array operator^(T a, const array& b) { return bitwise_xor(a, b); }
+template <Scalar T>
+array operator^(const array& a, T b) {
+  return bitwise_xor(a, b);
+}
+template <Scalar T>
+array operator^(T a, const array& b) {
+  return bitwise_xor(a, b);
+}
 inline array operator<<(const array& a, const array& b) { return left_shift(a, b); }
-template <Scalar T> array operator<<(const array& a, T b) { return left_shift(a, b); }
-template <Scalar T> array operator<<(T a, const array& b) { return left_shift(a, b); }
+template <Scalar T>
+array operator<<(const array& a, T b) {
+  return left_shift(a, b);
+}
+template <Scalar T>
+array operator<<(T a, const array& b) {
+  return left_shift(a, b);
+}
 inline array operator>>(const array& a, const array& b) { return right_shift(a, b); }
-template <Scalar T> array operator>>(const array& a, T b) { return right_shift(a, b); }
-template <Scalar T> array operator>>(T a, const array& b) { return right_shift(a, b); }
+template <Scalar T>
+array operator>>(const array& a, T b) {
+  return right_shift(a, b);
+}
+template <Scalar T>
+array operator>>(T a, const array& b) {
+  return right_shift(a, b);
+}
 inline array& operator+=(array& a, const array& b) { return a = a + b; }
-template <Scalar T> array& operator+=(array& a, T b) { return a = a + b; }
+template <Scalar T>
+array& operator+=(array& a, T b) {
+  return a = a + b;
+}
 inline array& operator-=(array& a, const array& b) { return a = a - b; }
-template <Scalar T> array& operator-=(array& a, T b) { return a = a - b; }
+template <Scalar T>
+array& operator-=(array& a, T b) {
+  return a = a - b;
+}
 inline array& operator*=(array& a, const array& b) { return a = a * b; }
-template <Scalar T> array& operator*=(array& a, T b) { return a = a * b; }
+template <Scalar T>
+array& operator*=(array& a, T b) {
+  return a = a * b;
+}
 inline array& operator/=(array& a, const array& b) { return a = a / b; }
-template <Scalar T> array& operator/=(array& a, T b) { return a = a / b; }
+template <Scalar T>
+array& operator/=(array& a, T b) {
+  return a = a / b;
+}
 
 }  // namespace lazuli

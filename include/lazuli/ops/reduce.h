@@ -75,7 +75,8 @@ std::tuple<array, array> minmax(const array& a, bool keepdims, StreamOrDevice s 
 std::tuple<array, array> minmax(const array& a, StreamOrDevice s = Where::current());
 std::tuple<array, array> minmax(const array& a, const std::vector<int>& axes, bool keepdims = false,
                                 StreamOrDevice s = Where::current());
-std::tuple<array, array> minmax(const array& a, int axis, bool keepdims = false, StreamOrDevice s = Where::current());
+std::tuple<array, array> minmax(const array& a, int axis, bool keepdims = false,
+                                StreamOrDevice s = Where::current());
 
 // The arithmetic mean. Integers give float32; float16 and bfloat16 are added and divided in float32.
 // NaN if nothing is reduced.
@@ -99,16 +100,14 @@ array var(const array& a, bool keepdims, int ddof = 0, StreamOrDevice s = Where:
 array var(const array& a, StreamOrDevice s = Where::current());
 array var(const array& a, const std::vector<int>& axes, bool keepdims = false, int ddof = 0,
           StreamOrDevice s = Where::current());
-array var(const array& a, int axis, bool keepdims = false, int ddof = 0,
-          StreamOrDevice s = Where::current());
+array var(const array& a, int axis, bool keepdims = false, int ddof = 0, StreamOrDevice s = Where::current());
 
 // The square root of `var`.
 array std(const array& a, bool keepdims, int ddof = 0, StreamOrDevice s = Where::current());
 array std(const array& a, StreamOrDevice s = Where::current());
 array std(const array& a, const std::vector<int>& axes, bool keepdims = false, int ddof = 0,
           StreamOrDevice s = Where::current());
-array std(const array& a, int axis, bool keepdims = false, int ddof = 0,
-          StreamOrDevice s = Where::current());
+array std(const array& a, int axis, bool keepdims = false, int ddof = 0, StreamOrDevice s = Where::current());
 
 // How many elements are not zero, as int32.
 array count_nonzero(const array& a, bool keepdims = false, StreamOrDevice s = Where::current());
@@ -141,10 +140,10 @@ array array_equal(const array& a, const array& b, bool equal_nan, StreamOrDevice
 array array_equal(const array& a, const array& b, StreamOrDevice s = Where::current());
 
 // |a - b| <= atol + rtol |b|, element by element, broadcasting; infinities are close if equal.
-array isclose(const array& a, const array& b, double rtol = 1e-5, double atol = 1e-8,
-              bool equal_nan = false, StreamOrDevice s = Where::current());
+array isclose(const array& a, const array& b, double rtol = 1e-5, double atol = 1e-8, bool equal_nan = false,
+              StreamOrDevice s = Where::current());
 // Is that so everywhere? A bool of shape ().
-array allclose(const array& a, const array& b, double rtol = 1e-5, double atol = 1e-8,
-               bool equal_nan = false, StreamOrDevice s = Where::current());
+array allclose(const array& a, const array& b, double rtol = 1e-5, double atol = 1e-8, bool equal_nan = false,
+               StreamOrDevice s = Where::current());
 
 }  // namespace lazuli

@@ -4,9 +4,9 @@
 //     cumsum(array({1, 2, 3}), 0, /*reverse=*/true);           // array([6, 5, 3], dtype=int32)
 //     cumsum(array({1, 2, 3}), 0, false, /*inclusive=*/false); // array([0, 1, 3], dtype=int32)
 //
-// A reverse scan runs from the last element to the first; a scan that is not inclusive leaves the element itself
-// out, so it starts with the identity. Without an axis the flattened array is scanned.
-// Throws std::out_of_range for an axis out of range.
+// A reverse scan runs from the last element to the first; a scan that is not inclusive leaves the element
+// itself out, so it starts with the identity. Without an axis the flattened array is scanned. Throws
+// std::out_of_range for an axis out of range.
 #pragma once
 
 #include <optional>
@@ -58,8 +58,8 @@ array logcumsumexp(const array& a, bool reverse = false, bool inclusive = true,
 array logcumsumexp(const array& a, int axis, bool reverse = false, bool inclusive = true,
                    StreamOrDevice s = Where::current());
 
-// Differences of neighbours along the axis, n times over; bool gives bool (are they unequal?). The axis gets n
-// shorter. Throws std::invalid_argument if n < 0 or a is 0-dimensional.
+// Differences of neighbours along the axis, n times over; bool gives bool (are they unequal?). The axis gets
+// n shorter. Throws std::invalid_argument if n < 0 or a is 0-dimensional.
 array diff(const array& a, int n = 1, int axis = -1, StreamOrDevice s = Where::current());
 
 }  // namespace lazuli

@@ -80,8 +80,8 @@ class Optimizer {
   // Makes the state of these parameters now, for instance before loading.
   void init(const Tree& parameters);
 
-  // All state, to be saved, compared or evaluated. Setting throws std::invalid_argument if `step` is missing; that
-  // the arrays fit the parameters is checked when they are used.
+  // All state, to be saved, compared or evaluated. Setting throws std::invalid_argument if `step` is missing;
+  // that the arrays fit the parameters is checked when they are used.
   Tree state() const;
   void set_state(const Tree& state);
 

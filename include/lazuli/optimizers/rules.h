@@ -18,7 +18,7 @@ struct SGDOptions {
   double momentum = 0;
   double weight_decay = 0;  // added to the gradient: g + weight_decay p
   double dampening = 0;
-  bool nesterov = false;    // needs a momentum and no dampening
+  bool nesterov = false;  // needs a momentum and no dampening
 };
 // v = momentum v + (1 - dampening) g;  p - lr v
 struct SGD : Optimizer {
@@ -103,7 +103,8 @@ struct AdafactorOptions {
 // Shazeer and Stern, arXiv 1804.04235: the second moment of a matrix is kept as row and column means.
 // Without relative_step a learning rate must be given.
 struct Adafactor : Optimizer {
-  explicit Adafactor(std::optional<Schedule> learning_rate = std::nullopt, const AdafactorOptions& options = {});
+  explicit Adafactor(std::optional<Schedule> learning_rate = std::nullopt,
+                     const AdafactorOptions& options = {});
 };
 
 struct MuonOptions {

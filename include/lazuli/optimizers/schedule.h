@@ -20,11 +20,11 @@ namespace lazuli::optimizers {
 class Schedule {
  public:
   template <class T>
-    requires std::integral<T> || std::floating_point<T>
-  Schedule(T value) : value_(static_cast<double>(value)) {}
+  requires std::integral<T> || std::floating_point<T> Schedule(T value)
+      : value_(static_cast<double>(value)) {}
   template <class F>
-    requires(!std::same_as<F, Schedule> && std::is_invocable_r_v<array, const F&, const array&>)
-  Schedule(F f) : function_(std::move(f)) {}
+  requires(!std::same_as<F, Schedule> && std::is_invocable_r_v<array, const F&, const array&>) Schedule(F f)
+      : function_(std::move(f)) {}
 
   bool constant() const { return !function_; }
   // The value at a step, as a float32 scalar. Throws std::invalid_argument if it is not a scalar.
@@ -36,8 +36,9 @@ class Schedule {
   std::function<array(const array&)> function_;
 };
 
-Schedule exponential_decay(double init, double decay_rate);           // init * rate^step
-Schedule step_decay(double init, double decay_rate, int step_size);   // init * rate^(step / size), whole numbers
+Schedule exponential_decay(double init, double decay_rate);  // init * rate^step
+Schedule step_decay(double init, double decay_rate,
+                    int step_size);  // init * rate^(step / size), whole numbers
 Schedule cosine_decay(double init, int decay_steps, double end = 0);  // half a cosine, then `end`
 Schedule linear_schedule(double init, double end, int steps);         // a line, then `end`
 // schedules[i] from boundaries[i - 1] on, each counting its steps from there.

@@ -3,8 +3,6 @@
 #define HWY_TARGET_INCLUDE "backend/cpu/arg_reduce.cpp"
 #include <hwy/foreach_target.h>
 // After foreach_target.h:
-#include "backend/cpu/reduce-inl.h"
-
 #include <algorithm>
 #include <memory>
 #include <vector>
@@ -13,6 +11,7 @@
 #include "backend/cpu/elementwise.h"
 #include "backend/cpu/extents.h"
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/reduce-inl.h"
 #include "ops/reduce.h"
 
 #ifndef LAZULI_ARG_KERNELS
@@ -92,7 +91,8 @@ const ArgKernels* arg_kernels_of() {
         best.index = base + place_of<Op>(v, x, n);
       },
       [](Best& best, const Best& later) {
-        if (wins<Op>(*reinterpret_cast<const T*>(later.value), *reinterpret_cast<T*>(best.value))) best = later;
+        if (wins<Op>(*reinterpret_cast<const T*>(later.value), *reinterpret_cast<T*>(best.value)))
+          best = later;
       },
       [](const void* data, int64_t width, int64_t row, void* values, uint32_t* HWY_RESTRICT index) {
         const T* HWY_RESTRICT x = static_cast<const T*>(data);
@@ -183,8 +183,10 @@ void arg_rows(const ArgKernels& k, const Operand& in, int64_t outer, int64_t n, 
         const int64_t count = std::min(kBlock, last - i);
         k.block(lanes.read(row * n + i, count), count, i, best);
       }
-      if (segments > 1) found[static_cast<size_t>(u)] = best;
-      else out[row] = static_cast<uint32_t>(best.index);
+      if (segments > 1)
+        found[static_cast<size_t>(u)] = best;
+      else
+        out[row] = static_cast<uint32_t>(best.index);
     }
   });
   if (segments == 1) return;
@@ -216,8 +218,10 @@ void run_arg_reduce(const KernelCall& call) {
   if (in.size == 0) return;
   const ArgKernels& k = *HWY_DYNAMIC_DISPATCH(arg_kernels)(p.op, lane_of(in.dtype));
   const Extents e = extents_along(in.shape, p.axis);
-  if (e.inner == 1) arg_rows(k, in, e.outer, e.n, call.out[0].as<uint32_t>());
-  else arg_columns(k, in, e, call.out[0].as<uint32_t>());
+  if (e.inner == 1)
+    arg_rows(k, in, e.outer, e.n, call.out[0].as<uint32_t>());
+  else
+    arg_columns(k, in, e, call.out[0].as<uint32_t>());
 }
 
 }  // namespace

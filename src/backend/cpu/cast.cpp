@@ -109,8 +109,10 @@ TileFn find_cast(Dtype from, Dtype to) {
   if (to == float16) return from == float32 ? &f32_to_f16 : nullptr;
   if (to == bfloat16) return from == float32 ? &f32_to_bf16 : nullptr;
   return dispatch_dtype(from, [&]<class From>(From) -> TileFn {
-    if constexpr (std::same_as<From, float16_t> || std::same_as<From, bfloat16_t>) return nullptr;
-    else return cast_from<From>(to);
+    if constexpr (std::same_as<From, float16_t> || std::same_as<From, bfloat16_t>)
+      return nullptr;
+    else
+      return cast_from<From>(to);
   });
 }
 TileFn find_round(Dtype half) { return half == float16 ? &round_f16 : &round_bf16; }

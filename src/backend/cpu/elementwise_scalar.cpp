@@ -57,7 +57,8 @@ enum class Result { Same, Bool, Part };
 // Which lanes a row has here: all its lanes but those that elementwise_vector.cpp covers.
 template <Types types, Result result, class T>
 constexpr bool here() {
-  constexpr bool whole = std::integral<T>, is_bool = std::same_as<T, bool>, complex = std::same_as<T, Complex>;
+  constexpr bool whole = std::integral<T>, is_bool = std::same_as<T, bool>,
+                 complex = std::same_as<T, Complex>;
   if (!whole && !complex && result != Result::Bool) return false;
   switch (types) {
     case Types::Any: return true;
@@ -71,9 +72,12 @@ constexpr bool here() {
 
 template <class F, Types types, Result result, int kArity, class T>
 TileFn instance() {
-  if constexpr (!here<types, result, T>()) return nullptr;
-  else if constexpr (kArity == 1) return &loop1<F, T>;
-  else return &loop2<F, T>;
+  if constexpr (!here<types, result, T>())
+    return nullptr;
+  else if constexpr (kArity == 1)
+    return &loop1<F, T>;
+  else
+    return &loop2<F, T>;
 }
 template <class F, Types types, Result result, int kArity>
 TileFn pick(Lane lane) {
@@ -96,33 +100,36 @@ TileFn pick(Lane lane) {
 
 // What a row's value converts to: the lane itself, bool, or the real part's type.
 template <Result result, class T>
-using Out = std::conditional_t<result == Result::Bool, bool,
-                               std::conditional_t<result == Result::Part && std::same_as<T, Complex>, float, T>>;
+using Out =
+    std::conditional_t<result == Result::Bool, bool,
+                       std::conditional_t<result == Result::Part && std::same_as<T, Complex>, float, T>>;
 
-#define UNARY(name, types, result, value, ...)                         \
-  struct name##_row {                                                  \
-    template <class T>                                                 \
-    Out<Result::result, T> operator()(T x) const {                     \
-      using namespace lane;                                            \
-      return static_cast<Out<Result::result, T>>(value);               \
-    }                                                                  \
+#define UNARY(name, types, result, value, ...)           \
+  struct name##_row {                                    \
+    template <class T>                                   \
+    Out<Result::result, T> operator()(T x) const {       \
+      using namespace lane;                              \
+      return static_cast<Out<Result::result, T>>(value); \
+    }                                                    \
   };
-#define BINARY(name, types, result, value, ...)                        \
-  struct name##_row {                                                  \
-    template <class T>                                                 \
-    Out<Result::result, T> operator()(T x, T y) const {                \
-      using namespace lane;                                            \
-      return static_cast<Out<Result::result, T>>(value);               \
-    }                                                                  \
+#define BINARY(name, types, result, value, ...)          \
+  struct name##_row {                                    \
+    template <class T>                                   \
+    Out<Result::result, T> operator()(T x, T y) const {  \
+      using namespace lane;                              \
+      return static_cast<Out<Result::result, T>>(value); \
+    }                                                    \
   };
 #include "ops/elementwise.def"
 
 TileFn find(uint16_t op, Lane lane) {
   switch (static_cast<Op>(op)) {
 #define UNARY(name, types, result, ...) \
-  case Op::name: return pick<name##_row, Types::types, Result::result, 1>(lane);
+  case Op::name:                        \
+    return pick<name##_row, Types::types, Result::result, 1>(lane);
 #define BINARY(name, types, result, ...) \
-  case Op::name: return pick<name##_row, Types::types, Result::result, 2>(lane);
+  case Op::name:                         \
+    return pick<name##_row, Types::types, Result::result, 2>(lane);
 #include "ops/elementwise.def"
     case Op::select:
       switch (lane_size(lane)) {

@@ -64,21 +64,25 @@ TileFn pick(Lane lane) {
   }
 }
 
-#define UNARY(name, types, result, value, ...)            \
-  struct name##_row {                                     \
-    template <class T>                                    \
-    HWY_INLINE auto operator()(T x) const {               \
-      if constexpr (Result::result == Result::Bool || Types::types == Types::Bits) return x; \
-      else return LAZULI_VALUE(value);                    \
-    }                                                     \
+#define UNARY(name, types, result, value, ...)                                     \
+  struct name##_row {                                                              \
+    template <class T>                                                             \
+    HWY_INLINE auto operator()(T x) const {                                        \
+      if constexpr (Result::result == Result::Bool || Types::types == Types::Bits) \
+        return x;                                                                  \
+      else                                                                         \
+        return LAZULI_VALUE(value);                                                \
+    }                                                                              \
   };
-#define BINARY(name, types, result, value, ...)           \
-  struct name##_row {                                     \
-    template <class T>                                    \
-    HWY_INLINE auto operator()(T x, T y) const {          \
-      if constexpr (Result::result == Result::Bool || Types::types == Types::Bits) return x; \
-      else return LAZULI_VALUE(value);                    \
-    }                                                     \
+#define BINARY(name, types, result, value, ...)                                    \
+  struct name##_row {                                                              \
+    template <class T>                                                             \
+    HWY_INLINE auto operator()(T x, T y) const {                                   \
+      if constexpr (Result::result == Result::Bool || Types::types == Types::Bits) \
+        return x;                                                                  \
+      else                                                                         \
+        return LAZULI_VALUE(value);                                                \
+    }                                                                              \
   };
 #define LAZULI_VALUE(...) (__VA_ARGS__)
 #include "ops/elementwise.def"
@@ -87,9 +91,11 @@ TileFn pick(Lane lane) {
 TileFn find(uint16_t op, Lane lane) {
   switch (static_cast<Op>(op)) {
 #define UNARY(name, types, result, ...) \
-  case Op::name: return pick<name##_row, Types::types, Result::result, 1>(lane);
+  case Op::name:                        \
+    return pick<name##_row, Types::types, Result::result, 1>(lane);
 #define BINARY(name, types, result, ...) \
-  case Op::name: return pick<name##_row, Types::types, Result::result, 2>(lane);
+  case Op::name:                         \
+    return pick<name##_row, Types::types, Result::result, 2>(lane);
 #include "ops/elementwise.def"
     default: return nullptr;
   }

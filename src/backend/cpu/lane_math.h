@@ -18,7 +18,8 @@ struct Complex {
   float re, im;
   Complex() = default;
   constexpr Complex(float re, float im = 0) : re(re), im(im) {}
-  template <class A> requires std::is_arithmetic_v<A>
+  template <class A>
+  requires std::is_arithmetic_v<A>
   constexpr Complex(A a) : re(static_cast<float>(a)), im(0) {}
   Complex(std::complex<float> c) : re(c.real()), im(c.imag()) {}
   std::complex<float> c() const { return {re, im}; }
@@ -42,71 +43,126 @@ template <class T>
 concept Real = std::integral<T> || std::floating_point<T>;
 
 inline float abs(Complex x) { return std::hypot(x.re, x.im); }
-template <Whole T> T abs(T x) {
-  if constexpr (std::signed_integral<T>) return x < 0 ? static_cast<T>(-x) : x;
-  else return x;
+template <Whole T>
+T abs(T x) {
+  if constexpr (std::signed_integral<T>)
+    return x < 0 ? static_cast<T>(-x) : x;
+  else
+    return x;
 }
-template <Whole T> T sign(T x) {
-  if constexpr (std::signed_integral<T>) return static_cast<T>((x > 0) - (x < 0));
-  else return static_cast<T>(x != 0);
+template <Whole T>
+T sign(T x) {
+  if constexpr (std::signed_integral<T>)
+    return static_cast<T>((x > 0) - (x < 0));
+  else
+    return static_cast<T>(x != 0);
 }
 inline Complex sign(Complex x) {
   float m = abs(x);
   return m == 0 ? Complex(0) : Complex(x.re / m, x.im / m);
 }
-template <Whole T> T floor(T x) { return x; }
-template <Whole T> T ceil(T x) { return x; }
-template <Whole T> T trunc(T x) { return x; }
-template <Whole T> T rint(T x) { return x; }
+template <Whole T>
+T floor(T x) {
+  return x;
+}
+template <Whole T>
+T ceil(T x) {
+  return x;
+}
+template <Whole T>
+T trunc(T x) {
+  return x;
+}
+template <Whole T>
+T rint(T x) {
+  return x;
+}
 inline Complex rint(Complex x) { return {std::nearbyint(x.re), std::nearbyint(x.im)}; }
 
-template <Real T> T real(T x) { return x; }
+template <Real T>
+T real(T x) {
+  return x;
+}
 inline float real(Complex x) { return x.re; }
-template <Real T> T imag(T) { return T(0); }
+template <Real T>
+T imag(T) {
+  return T(0);
+}
 inline float imag(Complex x) { return x.im; }
-template <Real T> T conj(T x) { return x; }
+template <Real T>
+T conj(T x) {
+  return x;
+}
 inline Complex conj(Complex x) { return {x.re, -x.im}; }
 
-template <Whole T> bool is_nan(T) { return false; }
-template <std::floating_point T> bool is_nan(T x) { return x != x; }
+template <Whole T>
+bool is_nan(T) {
+  return false;
+}
+template <std::floating_point T>
+bool is_nan(T x) {
+  return x != x;
+}
 inline bool is_nan(Complex x) { return is_nan(x.re) || is_nan(x.im); }
-template <Whole T> bool is_inf(T) { return false; }
-template <std::floating_point T> bool is_inf(T x) {
+template <Whole T>
+bool is_inf(T) {
+  return false;
+}
+template <std::floating_point T>
+bool is_inf(T x) {
   return std::abs(x) == std::numeric_limits<T>::infinity();
 }
 inline bool is_inf(Complex x) { return is_inf(x.re) || is_inf(x.im); }
-template <Whole T> bool is_finite(T) { return true; }
-template <std::floating_point T> bool is_finite(T x) {
+template <Whole T>
+bool is_finite(T) {
+  return true;
+}
+template <std::floating_point T>
+bool is_finite(T x) {
   return std::abs(x) <= std::numeric_limits<T>::max();
 }
 inline bool is_finite(Complex x) { return is_finite(x.re) && is_finite(x.im); }
-template <Real T> bool is_posinf(T x) {
-  if constexpr (std::floating_point<T>) return x == std::numeric_limits<T>::infinity();
-  else return false;
+template <Real T>
+bool is_posinf(T x) {
+  if constexpr (std::floating_point<T>)
+    return x == std::numeric_limits<T>::infinity();
+  else
+    return false;
 }
-template <Real T> bool is_neginf(T x) {
-  if constexpr (std::floating_point<T>) return x == -std::numeric_limits<T>::infinity();
-  else return false;
+template <Real T>
+bool is_neginf(T x) {
+  if constexpr (std::floating_point<T>)
+    return x == -std::numeric_limits<T>::infinity();
+  else
+    return false;
 }
 
-template <Whole T> T bit_not(T x) {
-  if constexpr (std::same_as<T, bool>) return !x;
-  else return static_cast<T>(~x);
+template <Whole T>
+T bit_not(T x) {
+  if constexpr (std::same_as<T, bool>)
+    return !x;
+  else
+    return static_cast<T>(~x);
 }
-template <Int T> T shift_left(T x, T y) {
+template <Int T>
+T shift_left(T x, T y) {
   using U = std::make_unsigned_t<T>;
   return static_cast<U>(y) >= 8 * sizeof(T) ? T(0) : static_cast<T>(static_cast<uint64_t>(x) << (y & 63));
 }
-template <Int T> T shift_right(T x, T y) {
+template <Int T>
+T shift_right(T x, T y) {
   using U = std::make_unsigned_t<T>;
   constexpr T most = 8 * sizeof(T) - 1;
-  if constexpr (std::signed_integral<T>) return static_cast<T>(x >> (static_cast<U>(y) > static_cast<U>(most) ? most : y));
-  else return y > most ? T(0) : static_cast<T>(x >> y);
+  if constexpr (std::signed_integral<T>)
+    return static_cast<T>(x >> (static_cast<U>(y) > static_cast<U>(most) ? most : y));
+  else
+    return y > most ? T(0) : static_cast<T>(x >> y);
 }
 inline bool shift_left(bool x, bool y) { return x && !y; }
 inline bool shift_right(bool x, bool y) { return x && !y; }
 
-template <Int T> T floor_div(T x, T y) {
+template <Int T>
+T floor_div(T x, T y) {
   if (y == 0) return 0;
   if constexpr (std::signed_integral<T>) {
     if (y == T(-1)) return static_cast<T>(0 - static_cast<std::make_unsigned_t<T>>(x));
@@ -117,7 +173,8 @@ template <Int T> T floor_div(T x, T y) {
   }
 }
 inline bool floor_div(bool x, bool y) { return x && y; }
-template <Int T> T remainder(T x, T y) {
+template <Int T>
+T remainder(T x, T y) {
   if (y == 0) return 0;
   if constexpr (std::signed_integral<T>) {
     if (y == T(-1)) return 0;
@@ -128,7 +185,8 @@ template <Int T> T remainder(T x, T y) {
   }
 }
 inline bool remainder(bool, bool) { return false; }
-template <Int T> T pow(T x, T y) {
+template <Int T>
+T pow(T x, T y) {
   if constexpr (std::signed_integral<T>) {
     if (y < 0) return x == 1 ? T(1) : x == T(-1) ? static_cast<T>((y & 1) ? -1 : 1) : T(0);
   }
@@ -147,35 +205,48 @@ inline Complex pow(Complex x, Complex y) {
   return {static_cast<float>(r.real()), static_cast<float>(r.imag())};
 }
 
-template <Real T> bool less(T x, T y) { return x < y; }
+template <Real T>
+bool less(T x, T y) {
+  return x < y;
+}
 inline bool less(Complex x, Complex y) { return x.re < y.re || (x.re == y.re && x.im < y.im); }
-template <Real T> bool less_equal(T x, T y) { return x <= y; }
+template <Real T>
+bool less_equal(T x, T y) {
+  return x <= y;
+}
 inline bool less_equal(Complex x, Complex y) { return x.re < y.re || (x.re == y.re && x.im <= y.im); }
-template <Whole T> T max(T x, T y) { return x < y ? y : x; }
-template <Whole T> T min(T x, T y) { return y < x ? y : x; }
+template <Whole T>
+T max(T x, T y) {
+  return x < y ? y : x;
+}
+template <Whole T>
+T min(T x, T y) {
+  return y < x ? y : x;
+}
 inline Complex max(Complex x, Complex y) { return is_nan(x) || (!is_nan(y) && !less(x, y)) ? x : y; }
 inline Complex min(Complex x, Complex y) { return is_nan(x) || (!is_nan(y) && !less(y, x)) ? x : y; }
 
 // Complex functions go through double, which keeps them accurate near their branch points.
-template <class F> Complex through_double(Complex x, F f) {
+template <class F>
+Complex through_double(Complex x, F f) {
   std::complex<double> r = f(x.wide());
   return {static_cast<float>(r.real()), static_cast<float>(r.imag())};
 }
-#define LAZULI_COMPLEX(name, expression)                                          \
-  inline Complex name(Complex x) {                                                \
-    return through_double(x, [](std::complex<double> z) { return expression; });  \
+#define LAZULI_COMPLEX(name, expression)                                         \
+  inline Complex name(Complex x) {                                               \
+    return through_double(x, [](std::complex<double> z) { return expression; }); \
   }
 LAZULI_COMPLEX(sqrt, std::sqrt(z))
 LAZULI_COMPLEX(rsqrt, 1.0 / std::sqrt(z))
 LAZULI_COMPLEX(exp, std::exp(z))
-LAZULI_COMPLEX(expm1, (std::complex<double>(
-    std::expm1(z.real()) * std::cos(z.imag()) - 2 * std::sin(z.imag() / 2) * std::sin(z.imag() / 2),
-    std::exp(z.real()) * std::sin(z.imag()))))
+LAZULI_COMPLEX(expm1, (std::complex<double>(std::expm1(z.real()) * std::cos(z.imag()) -
+                                                2 * std::sin(z.imag() / 2) * std::sin(z.imag() / 2),
+                                            std::exp(z.real()) * std::sin(z.imag()))))
 LAZULI_COMPLEX(log, std::log(z))
 LAZULI_COMPLEX(log2, std::log(z) * 1.4426950408889634)
 LAZULI_COMPLEX(log10, std::log10(z))
-LAZULI_COMPLEX(log1p, (std::complex<double>(
-    0.5 * std::log1p(z.real() * (2 + z.real()) + z.imag() * z.imag()), std::atan2(z.imag(), 1 + z.real()))))
+LAZULI_COMPLEX(log1p, (std::complex<double>(0.5 * std::log1p(z.real() * (2 + z.real()) + z.imag() * z.imag()),
+                                            std::atan2(z.imag(), 1 + z.real()))))
 LAZULI_COMPLEX(sin, std::sin(z))
 LAZULI_COMPLEX(cos, std::cos(z))
 LAZULI_COMPLEX(tan, std::tan(z))

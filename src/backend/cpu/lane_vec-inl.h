@@ -22,8 +22,8 @@ struct Vec {
   hn::Vec<D> v;
   HWY_INLINE Vec() : v(hn::Zero(D())) {}
   HWY_INLINE Vec(hn::Vec<D> v, int) : v(v) {}
-  template <class A> requires std::is_arithmetic_v<A>
-  HWY_INLINE Vec(A a) : v(hn::Set(D(), static_cast<T>(a))) {}
+  template <class A>
+  requires std::is_arithmetic_v<A> HWY_INLINE Vec(A a) : v(hn::Set(D(), static_cast<T>(a))) {}
 
   friend HWY_INLINE Vec operator-(Vec x) { return {hn::Neg(x.v), 0}; }
   friend HWY_INLINE Vec operator+(Vec x, Vec y) { return {hn::Add(x.v, y.v), 0}; }
@@ -32,17 +32,17 @@ struct Vec {
   friend HWY_INLINE Vec operator/(Vec x, Vec y) { return {hn::Div(x.v, y.v), 0}; }
 };
 
-#define LAZULI_VEC_UNARY(name, expression)      \
-  template <class D>                            \
-  HWY_INLINE Vec<D> name(Vec<D> x) {            \
-    [[maybe_unused]] D d;                       \
-    return {expression, 0};                     \
+#define LAZULI_VEC_UNARY(name, expression) \
+  template <class D>                       \
+  HWY_INLINE Vec<D> name(Vec<D> x) {       \
+    [[maybe_unused]] D d;                  \
+    return {expression, 0};                \
   }
-#define LAZULI_VEC_BINARY(name, expression)      \
-  template <class D>                             \
-  HWY_INLINE Vec<D> name(Vec<D> x, Vec<D> y) {   \
-    [[maybe_unused]] D d;                        \
-    return {expression, 0};                      \
+#define LAZULI_VEC_BINARY(name, expression)    \
+  template <class D>                           \
+  HWY_INLINE Vec<D> name(Vec<D> x, Vec<D> y) { \
+    [[maybe_unused]] D d;                      \
+    return {expression, 0};                    \
   }
 LAZULI_VEC_UNARY(abs, hn::Abs(x.v))
 LAZULI_VEC_UNARY(sqrt, hn::Sqrt(x.v))
@@ -55,7 +55,8 @@ LAZULI_VEC_UNARY(real, x.v)
 LAZULI_VEC_UNARY(imag, (void(x), hn::Zero(d)))
 LAZULI_VEC_UNARY(conj, x.v)
 // -1, 0, 1; x itself where it is 0 or NaN
-LAZULI_VEC_UNARY(sign, hn::IfThenElse(hn::Lt(hn::Zero(d), hn::Abs(x.v)), hn::CopySign(hn::Set(d, 1), x.v), x.v))
+LAZULI_VEC_UNARY(sign,
+                 hn::IfThenElse(hn::Lt(hn::Zero(d), hn::Abs(x.v)), hn::CopySign(hn::Set(d, 1), x.v), x.v))
 LAZULI_VEC_UNARY(exp, exp(d, x.v))
 LAZULI_VEC_UNARY(expm1, expm1(d, x.v))
 LAZULI_VEC_UNARY(log, log(d, x.v))

@@ -3,12 +3,12 @@
 // The order of operations is fixed by position alone: element i of a block belongs to accumulator
 // i % kWidth, and the accumulators are folded in halves. So the bits are the same for every instruction set,
 // and a block may arrive in pieces as long as they are cut at multiples of kWidth.
+#include <hwy/highway.h>
+
 #include <complex>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
-
-#include <hwy/highway.h>
 
 #if defined(LAZULI_REDUCE_INL_H) == defined(HWY_TARGET_TOGGLE)
 #ifdef LAZULI_REDUCE_INL_H
@@ -29,13 +29,25 @@ template <class T>
 inline constexpr int64_t kWidth = 128 / sizeof(T);
 
 struct Sum {
-  template <class T> static T identity() { return T(0); }
-  template <class T> static T fold(T a, T x) { return T(a + x); }
-  template <class D, class V> static V fold(D, V a, V x) { return hn::Add(a, x); }
+  template <class T>
+  static T identity() {
+    return T(0);
+  }
+  template <class T>
+  static T fold(T a, T x) {
+    return T(a + x);
+  }
+  template <class D, class V>
+  static V fold(D, V a, V x) {
+    return hn::Add(a, x);
+  }
 };
 
 struct Product {
-  template <class T> static T identity() { return T(1); }
+  template <class T>
+  static T identity() {
+    return T(1);
+  }
   template <class T>
   static T fold(T a, T x) {
     if constexpr (is_complex<T>)  // not operator*, which treats infinities with a slow library call
@@ -43,7 +55,10 @@ struct Product {
     else
       return T(a * x);
   }
-  template <class D, class V> static V fold(D, V a, V x) { return hn::Mul(a, x); }
+  template <class D, class V>
+  static V fold(D, V a, V x) {
+    return hn::Mul(a, x);
+  }
 };
 
 // The largest (kSign = 1) or smallest (-1). NaN wins; of equal elements the first.
@@ -51,11 +66,17 @@ template <int kSign>
 struct Extreme {
   template <class T>
   static T identity() {
-    if constexpr (is_complex<T>) return T(identity<float>(), identity<float>());
-    else if constexpr (std::is_floating_point_v<T>) return -kSign * std::numeric_limits<T>::infinity();
-    else return kSign > 0 ? std::numeric_limits<T>::lowest() : std::numeric_limits<T>::max();
+    if constexpr (is_complex<T>)
+      return T(identity<float>(), identity<float>());
+    else if constexpr (std::is_floating_point_v<T>)
+      return -kSign * std::numeric_limits<T>::infinity();
+    else
+      return kSign > 0 ? std::numeric_limits<T>::lowest() : std::numeric_limits<T>::max();
   }
-  template <class T> static bool beats(T x, T a) { return kSign > 0 ? x > a : x < a; }
+  template <class T>
+  static bool beats(T x, T a) {
+    return kSign > 0 ? x > a : x < a;
+  }
   template <class T>
   static T fold(T a, T x) {
     if constexpr (is_complex<T>) {
@@ -80,8 +101,10 @@ struct Extreme {
   }
   template <class T>
   static bool is_nan(T x) {
-    if constexpr (is_complex<T>) return (x.real() != x.real()) | (x.imag() != x.imag());
-    else return x != x;
+    if constexpr (is_complex<T>)
+      return (x.real() != x.real()) | (x.imag() != x.imag());
+    else
+      return x != x;
   }
 };
 using Max = Extreme<1>;

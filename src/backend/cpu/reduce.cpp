@@ -2,8 +2,6 @@
 #define HWY_TARGET_INCLUDE "backend/cpu/reduce.cpp"
 #include <hwy/foreach_target.h>
 // After foreach_target.h:
-#include "backend/cpu/reduce-inl.h"
-
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -14,6 +12,7 @@
 #include "backend/cpu/elementwise.h"
 #include "backend/cpu/extents.h"
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/reduce-inl.h"
 #include "backend/cpu/reduce.h"
 #include "backend/cpu/tile.h"
 
@@ -42,7 +41,8 @@ namespace {
 template <class Op, class T>
 const ReduceKernels* kernels_of() {
   static constexpr ReduceKernels kernels = {
-      sizeof(T), kWidth<T>,
+      sizeof(T),
+      kWidth<T>,
       [](void* acc, int64_t n) { fill_identity<Op>(static_cast<T*>(acc), n); },
       [](const void* x, int64_t blocks, int64_t n, void* out) {
         for (int64_t i = 0; i < blocks; ++i)
@@ -133,8 +133,8 @@ class Reader {
     if (tile_ == 0) staged_ = scratch((tile_ = 128) * size_);
   }
 
-  // The elements from `begin` on: all `wanted` of them, or else `got`, a multiple of 128. Evaluates ahead up to
-  // `end`, in whole groups of `wanted`.
+  // The elements from `begin` on: all `wanted` of them, or else `got`, a multiple of 128. Evaluates ahead up
+  // to `end`, in whole groups of `wanted`.
   const char* read(int64_t begin, int64_t wanted, int64_t end, int64_t& got) {
     got = wanted;
     if (source_.memory) return source_.memory + begin * size_;
@@ -234,8 +234,8 @@ void reduce_rows(const ReduceKernels& k, const Source& source, int64_t outer, in
   if (blocks > 1) fold_partials(k, partials.get(), outer, blocks, 1, out);
 }
 
-// Folds the middle extent; inner > 1. Accumulators lie side by side like the columns. Where there are few columns, `folds` rows make one
-// wide row first.
+// Folds the middle extent; inner > 1. Accumulators lie side by side like the columns. Where there are few
+// columns, `folds` rows make one wide row first.
 void reduce_columns(const ReduceKernels& k, const Source& source, const Extents& e, char* out) {
   const auto [outer, n, inner] = e;
   int64_t folds = std::max<int64_t>(1, std::min(64 / inner, n / 8));
@@ -307,8 +307,10 @@ std::vector<Group> groups_of(const Shape& space, const std::vector<int>& axes) {
   for (size_t i = 0; i < space.size(); ++i) {
     if (space[i] == 1) continue;
     bool reduced = std::binary_search(axes.begin(), axes.end(), static_cast<int>(i));
-    if (!groups.empty() && groups.back().reduced == reduced) groups.back().extent *= space[i];
-    else groups.push_back({space[i], reduced});
+    if (!groups.empty() && groups.back().reduced == reduced)
+      groups.back().extent *= space[i];
+    else
+      groups.push_back({space[i], reduced});
   }
   return groups;
 }
@@ -357,15 +359,19 @@ void run_reduce(const Reduce& reduce, const Program& program, const Shape& space
       if (!last) stage = scratch(e.outer * e.inner * k.size);
       char* to = last ? result : stage.get();
       if (e.n == 1) e = {e.inner, 1, 1};  // nothing is reduced
-      if (e.inner == 1) reduce_rows(k, source, e.outer, e.n, to);
-      else reduce_columns(k, source, e, to);
+      if (e.inner == 1)
+        reduce_rows(k, source, e.outer, e.n, to);
+      else
+        reduce_columns(k, source, e, to);
       if (last) break;
       previous = std::move(stage);
       source = {previous.get(), nullptr};
       groups.resize(at);
       if (e.inner > 1) {
-        if (!groups.empty() && !groups.back().reduced) groups.back().extent *= e.inner;
-        else groups.push_back({e.inner, false});
+        if (!groups.empty() && !groups.back().reduced)
+          groups.back().extent *= e.inner;
+        else
+          groups.push_back({e.inner, false});
       }
     }
   }

@@ -15,7 +15,7 @@ namespace lazuli::cpu {
 
 // `program` has one output. `out` is row-contiguous, has `space` with the reduced axes at extent 1,
 // and the dtype that the primitive gives for the program's output dtype.
-void run_reduce(const Reduce& reduce, const Program& program, const Shape& space,
-                std::span<const Operand> in, const Operand& out);
+void run_reduce(const Reduce& reduce, const Program& program, const Shape& space, std::span<const Operand> in,
+                const Operand& out);
 
 }  // namespace lazuli::cpu

@@ -8,9 +8,6 @@
 #define HWY_TARGET_INCLUDE "backend/cpu/scan.cpp"
 #include <hwy/foreach_target.h>
 // After foreach_target.h:
-#include "backend/cpu/reduce-inl.h"
-#include "backend/cpu/simd_math-inl.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -21,6 +18,8 @@
 #include "backend/cpu/elementwise.h"
 #include "backend/cpu/extents.h"
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/reduce-inl.h"
+#include "backend/cpu/simd_math-inl.h"
 #include "ops/scan.h"
 
 #ifndef LAZULI_SCAN_KERNELS
@@ -72,8 +71,10 @@ void scan_row(const T* x, T* y, int64_t n, T& state, T before) {
       if constexpr (lanes == 4) p = Op::fold(d, p, shifted<Op, 2>(d, p));
       p = Op::fold(d, total, p);
       hn::StoreU(kBefore ? Op::fold(d, first, p) : p, d, y + i);
-      if constexpr (lanes == 4) total = hn::Broadcast<lanes - 1>(p);
-      else total = hn::InterleaveUpper(d, p, p);
+      if constexpr (lanes == 4)
+        total = hn::Broadcast<lanes - 1>(p);
+      else
+        total = hn::InterleaveUpper(d, p, p);
     }
     state = hn::GetLane(total);
   }
@@ -88,12 +89,15 @@ void scan_row(const T* x, T* y, int64_t n, T& state, T before) {
 template <class Op, class T>
 const ScanKernels* scan_kernels_of() {
   static constexpr ScanKernels kernels = {
-      sizeof(T), 1, true,
+      sizeof(T),
+      1,
+      true,
       [](void* state, int64_t width) { fill_identity<Op>(static_cast<T*>(state), width); },
       [](const void* x, void* y, int64_t n, void* state, const void* before) {
         T& total = *static_cast<T*>(state);
         if (before)
-          scan_row<Op, T, true>(static_cast<const T*>(x), static_cast<T*>(y), n, total, *static_cast<const T*>(before));
+          scan_row<Op, T, true>(static_cast<const T*>(x), static_cast<T*>(y), n, total,
+                                *static_cast<const T*>(before));
         else
           scan_row<Op, T, false>(static_cast<const T*>(x), static_cast<T*>(y), n, total, T());
       },
@@ -202,7 +206,9 @@ struct LogSum<std::complex<float>> {
 template <class T>
 const ScanKernels* log_sum_kernels() {
   static constexpr ScanKernels kernels = {
-      sizeof(T), 2, false,
+      sizeof(T),
+      2,
+      false,
       [](void* state, int64_t width) {
         fill_identity<Max>(static_cast<T*>(state), width);
         fill_identity<Sum>(static_cast<T*>(state) + width, width);
@@ -220,7 +226,8 @@ const ScanKernels* log_sum_kernels() {
 template <class Op>
 const ScanKernels* arithmetic(Lane lane) {
   switch (lane) {
-    case Lane::b8: return std::is_same_v<Op, Sum> ? scan_kernels_of<Max, uint8_t>() : scan_kernels_of<Min, uint8_t>();
+    case Lane::b8:
+      return std::is_same_v<Op, Sum> ? scan_kernels_of<Max, uint8_t>() : scan_kernels_of<Min, uint8_t>();
     case Lane::i8:
     case Lane::u8: return scan_kernels_of<Op, uint8_t>();
     case Lane::i16:
@@ -306,7 +313,7 @@ namespace {
 constexpr int64_t kBlock = 16384;  // elements of a row with a running total of their own
 constexpr int64_t kPiece = 1024;   // elements that pass through scratch memory at a time
 constexpr int64_t kGrain = 1 << 15;
-constexpr int64_t kTile = 512;     // columns
+constexpr int64_t kTile = 512;  // columns
 
 using Bytes = std::unique_ptr<char[]>;
 Bytes scratch(int64_t bytes) { return std::make_unique_for_overwrite<char[]>(static_cast<size_t>(bytes)); }
@@ -319,11 +326,16 @@ void reverse_copy(const char* from, char* to, int64_t n) {
 }
 
 void copy_elements(const char* from, char* to, int64_t n, int64_t size, bool reversed) {
-  if (!reversed) std::memcpy(to, from, static_cast<size_t>(n * size));
-  else if (size == 1) reverse_copy<uint8_t>(from, to, n);
-  else if (size == 2) reverse_copy<uint16_t>(from, to, n);
-  else if (size == 4) reverse_copy<uint32_t>(from, to, n);
-  else reverse_copy<uint64_t>(from, to, n);
+  if (!reversed)
+    std::memcpy(to, from, static_cast<size_t>(n * size));
+  else if (size == 1)
+    reverse_copy<uint8_t>(from, to, n);
+  else if (size == 2)
+    reverse_copy<uint16_t>(from, to, n);
+  else if (size == 4)
+    reverse_copy<uint32_t>(from, to, n);
+  else
+    reverse_copy<uint64_t>(from, to, n);
 }
 
 // The elements of one array as lanes, halves converted, a row perhaps in reverse.
@@ -370,8 +382,9 @@ struct Rows {
     return row * n + (reverse ? n - i - count : i);
   }
 
-  // Elements [begin, end) of a row, in the direction of the scan. `before` is the total before them if they start
-  // a block other than the first, `buffer` has room for kPiece + 1 lanes. Without `write`, only the state moves.
+  // Elements [begin, end) of a row, in the direction of the scan. `before` is the total before them if they
+  // start a block other than the first, `buffer` has room for kPiece + 1 lanes. Without `write`, only the
+  // state moves.
   void block(int64_t row, int64_t begin, int64_t end, char* state, const char* before, char* buffer,
              bool write) const {
     if (!reverse && inclusive && !x.converts() && write) {
@@ -379,8 +392,10 @@ struct Rows {
       return;
     }
     // buffer[0] is the last total, for scans that leave the element out.
-    if (before) std::memcpy(buffer, before, static_cast<size_t>(k.size));
-    else k.start(buffer, 1);
+    if (before)
+      std::memcpy(buffer, before, static_cast<size_t>(k.size));
+    else
+      k.start(buffer, 1);
     char* lanes = buffer + k.size;
     for (int64_t i = begin; i < end; i += kPiece) {
       const int64_t count = std::min(kPiece, end - i), at = place(row, i, count);
@@ -408,8 +423,10 @@ void scan_rows(const Rows& r, int64_t outer) {
           extent(b, [&](int64_t from, int64_t to) {
             k.start(state, 1);
             r.block(row, from, to, state, b > 0 ? total : nullptr, buffer.get(), true);
-            if (b > 0) k.fold(total, state);
-            else std::memcpy(total, state, static_cast<size_t>(k.size));
+            if (b > 0)
+              k.fold(total, state);
+            else
+              std::memcpy(total, state, static_cast<size_t>(k.size));
           });
     });
     return;
@@ -446,7 +463,8 @@ void scan_columns(const ScanKernels& k, const Lanes& x, const Lanes& y, const Ex
                   bool inclusive) {
   const int64_t tile = std::min(e.inner, kTile), tiles = (e.inner + tile - 1) / tile;
   parallel_for(e.outer * tiles, std::max<int64_t>(1, kGrain / (e.n * tile)), [&](int64_t begin, int64_t end) {
-    Bytes state = scratch(k.states * tile * k.size), now = scratch(tile * k.size), last = scratch(tile * k.size);
+    Bytes state = scratch(k.states * tile * k.size), now = scratch(tile * k.size),
+          last = scratch(tile * k.size);
     const bool direct = !x.converts() && inclusive;
     for (int64_t u = begin; u < end; ++u) {
       const int64_t o = u / tiles, column = u % tiles * tile, width = std::min(tile, e.inner - column);
@@ -473,11 +491,14 @@ void run_scan(const KernelCall& call) {
   if (in.size == 0) return;
   const ScanKernels* k = HWY_DYNAMIC_DISPATCH(scan_kernels)(p.op, lane_of(in.dtype));
   if (!k)
-    throw std::logic_error("[" + std::string(p.name()) + "] no kernel for " + std::string(dtype_name(in.dtype)));
+    throw std::logic_error("[" + std::string(p.name()) + "] no kernel for " +
+                           std::string(dtype_name(in.dtype)));
   const Extents e = extents_along(in.shape, p.axis);
   const Lanes x(in, k->size), y(out, k->size);
-  if (e.inner == 1) scan_rows({*k, x, y, e.n, p.reverse, p.inclusive}, e.outer);
-  else scan_columns(*k, x, y, e, p.reverse, p.inclusive);
+  if (e.inner == 1)
+    scan_rows({*k, x, y, e.n, p.reverse, p.inclusive}, e.outer);
+  else
+    scan_columns(*k, x, y, e, p.reverse, p.inclusive);
 }
 
 void run_recurrence(const KernelCall& call) {
@@ -486,8 +507,7 @@ void run_recurrence(const KernelCall& call) {
   if (in.size == 0) return;
   const Lane lane = lane_of(in.dtype);
   const auto recur = HWY_DYNAMIC_DISPATCH(recurrence_kernel)(lane);
-  if (!recur)
-    throw std::logic_error("[recurrence] no kernel for " + std::string(dtype_name(in.dtype)));
+  if (!recur) throw std::logic_error("[recurrence] no kernel for " + std::string(dtype_name(in.dtype)));
   const int64_t size = lane_size(lane);
   const Lanes a(call.in[0], size), b(in, size), y(call.out[0], size);
   const Extents e = extents_along(in.shape, p.axis);

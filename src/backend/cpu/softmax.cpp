@@ -1,12 +1,9 @@
-// softmax and logsumexp: rows, or column tiles gathered into scratch memory, stay in cache from the search for
-// the maximum to the last scaling.
+// softmax and logsumexp: rows, or column tiles gathered into scratch memory, stay in cache from the search
+// for the maximum to the last scaling.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/softmax.cpp"
 #include <hwy/foreach_target.h>
 // After foreach_target.h:
-#include "backend/cpu/reduce-inl.h"
-#include "backend/cpu/simd_math-inl.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -17,6 +14,8 @@
 #include "backend/cpu/elementwise.h"
 #include "backend/cpu/extents.h"
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/reduce-inl.h"
+#include "backend/cpu/simd_math-inl.h"
 #include "ops/softmax.h"
 
 #ifndef LAZULI_SOFTMAX_KERNELS
@@ -163,16 +162,18 @@ HWY_EXPORT(softmax_double);
 
 namespace {
 
-constexpr int64_t kGrain = 1 << 14;     // elements that are worth a thread
-constexpr int64_t kBlock = 4096;        // elements of a row whose exponentials are added together
-constexpr int64_t kLongRow = 1 << 17;   // rows that several threads share
-constexpr int64_t kTile = 1 << 16;      // elements of a column tile: half of L2
-constexpr int64_t kFewColumns = 16;     // below that, columns are gathered one by one
+constexpr int64_t kGrain = 1 << 14;    // elements that are worth a thread
+constexpr int64_t kBlock = 4096;       // elements of a row whose exponentials are added together
+constexpr int64_t kLongRow = 1 << 17;  // rows that several threads share
+constexpr int64_t kTile = 1 << 16;     // elements of a column tile: half of L2
+constexpr int64_t kFewColumns = 16;    // below that, columns are gathered one by one
 
 template <class T>
 using Buffer = std::unique_ptr<T[]>;
 template <class T>
-Buffer<T> buffer(int64_t n) { return std::make_unique_for_overwrite<T[]>(static_cast<size_t>(n)); }
+Buffer<T> buffer(int64_t n) {
+  return std::make_unique_for_overwrite<T[]>(static_cast<size_t>(n));
+}
 
 // Reads and writes runs of memory as T: converts halves.
 template <class T>
@@ -198,9 +199,12 @@ class Memory {
  private:
   static void move(TileFn convert, const void* from, void* to, int64_t n) {
     Arg arg{from, 1};
-    if (convert) convert(to, &arg, n);
-    else if (n == 1) std::memcpy(to, from, sizeof(T));
-    else std::memcpy(to, from, static_cast<size_t>(n) * sizeof(T));
+    if (convert)
+      convert(to, &arg, n);
+    else if (n == 1)
+      std::memcpy(to, from, sizeof(T));
+    else
+      std::memcpy(to, from, static_cast<size_t>(n) * sizeof(T));
   }
   char* data_;
   int64_t size_;
@@ -260,8 +264,10 @@ void rows(const SoftmaxKernels<T>& k, const Operand& in, const Operand& out, con
       const T* from = whole ? whole.get() : x.at(r * e.n);
       T* to = !softmax ? nullptr : whole ? whole.get() : y.at(r * e.n);
       T result = one_row(k, from, e.n, to, true);
-      if (!softmax) y.store(r, 1, &result);
-      else if (whole) each_block([&](int64_t i, int64_t n) { y.store(r * e.n + i, n, whole.get() + i); });
+      if (!softmax)
+        y.store(r, 1, &result);
+      else if (whole)
+        each_block([&](int64_t i, int64_t n) { y.store(r * e.n + i, n, whole.get() + i); });
     }
     return;
   }
@@ -273,8 +279,10 @@ void rows(const SoftmaxKernels<T>& k, const Operand& in, const Operand& out, con
       const T* from = row ? row.get() : x.at(r * e.n);
       T* to = !softmax ? nullptr : row ? row.get() : y.at(r * e.n);
       T result = one_row(k, from, e.n, to, false);
-      if (!softmax) y.store(r, 1, &result);
-      else if (row) y.store(r * e.n, e.n, row.get());
+      if (!softmax)
+        y.store(r, 1, &result);
+      else if (row)
+        y.store(r * e.n, e.n, row.get());
     }
   });
 }
@@ -290,14 +298,17 @@ void few_columns(const SoftmaxKernels<T>& k, const Operand& in, const Operand& o
       const int64_t at = u / e.inner * e.n * e.inner + u % e.inner;
       x.load(at, e.inner, e.n, column.get());
       T result = one_row(k, column.get(), e.n, softmax ? column.get() : nullptr, false);
-      if (softmax) y.store(at, e.inner, e.n, column.get());
-      else y.store(u, 1, &result);
+      if (softmax)
+        y.store(at, e.inner, e.n, column.get());
+      else
+        y.store(u, 1, &result);
     }
   });
 }
 
 template <class T>
-void columns(const SoftmaxKernels<T>& k, const Operand& in, const Operand& out, const Extents& e, bool softmax) {
+void columns(const SoftmaxKernels<T>& k, const Operand& in, const Operand& out, const Extents& e,
+             bool softmax) {
   const Memory<T> x(in), y(out);
   const int64_t tile = std::min(e.inner, std::clamp<int64_t>(kTile / e.n / 16 * 16, 16, 512));
   const int64_t tiles = (e.inner + tile - 1) / tile;
@@ -340,8 +351,10 @@ void run(const SoftmaxKernels<T>& k, const KernelCall& call, int axis, bool soft
 }
 
 void run_any(const KernelCall& call, int axis, bool softmax) {
-  if (call.in[0].dtype == float64) run(*HWY_DYNAMIC_DISPATCH(softmax_double)(), call, axis, softmax);
-  else run(*HWY_DYNAMIC_DISPATCH(softmax_float)(), call, axis, softmax);
+  if (call.in[0].dtype == float64)
+    run(*HWY_DYNAMIC_DISPATCH(softmax_double)(), call, axis, softmax);
+  else
+    run(*HWY_DYNAMIC_DISPATCH(softmax_float)(), call, axis, softmax);
 }
 
 void run_softmax(const KernelCall& call) {

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kBudget = 24 * 1024;  // bytes of registers that stay in L1 beside the streams
 constexpr int64_t kMostLanes = 4096, kLeastLanes = 128;
-constexpr int64_t kRepeat = 64;         // bytes of a repeated value: the widest SIMD vector
+constexpr int64_t kRepeat = 64;  // bytes of a repeated value: the widest SIMD vector
 
 // Splits the space of an operand into rows of `inner` elements of one stride.
 struct Input {
@@ -28,19 +28,19 @@ struct Input {
 
 struct Step {
   TileFn run;
-  TileFn round;      // after it, for halves
-  bool store_rounds; // nothing but a store of the same half type reads it
+  TileFn round;       // after it, for halves
+  bool store_rounds;  // nothing but a store of the same half type reads it
   uint8_t arity;
   uint16_t args[3];
-  uint16_t result;   // value
-  int to_output;     // index of the output this instruction writes directly, or -1
+  uint16_t result;  // value
+  int to_output;    // index of the output this instruction writes directly, or -1
 };
 
 struct Store {
   uint16_t value;
   int output;
-  TileFn cast;       // null: plain copy
-  int bytes;         // of a stored element
+  TileFn cast;  // null: plain copy
+  int bytes;    // of a stored element
 };
 
 bool is_half(Dtype t) { return t == float16 || t == bfloat16; }
@@ -62,14 +62,14 @@ struct TileRunner::Impl {
   std::vector<Input> inputs;
   std::vector<Step> steps;
   std::vector<Store> stores;
-  std::vector<int> slot_of;       // of instruction results
+  std::vector<int> slot_of;  // of instruction results
   size_t values = 0;
   uint16_t first_output = 0;
-  TileFn round_first = nullptr;   // of a half that run() leaves to the store to round
+  TileFn round_first = nullptr;  // of a half that run() leaves to the store to round
   int slots = 0;
   int64_t slot_bytes = 0;
   int64_t size = 1, tile = 0;
-  int64_t row = 0;                // extent of the innermost collapsed dimension, 0 if all direct
+  int64_t row = 0;  // extent of the innermost collapsed dimension, 0 if all direct
   bool has_strided = false;
 };
 
@@ -86,7 +86,7 @@ class TileRunner::Context {
       spare.pop_back();
     } else {
       bytes = std::max<size_t>(n, 64 * 1024);
-      memory = static_cast<char*>(::operator new(bytes, std::align_val_t{64}));
+      memory = static_cast<char*>(::operator new (bytes, std::align_val_t{64}));
     }
   }
   ~Context() { spares().push_back({memory, bytes}); }
@@ -94,7 +94,7 @@ class TileRunner::Context {
  private:
   struct Spares : std::vector<std::pair<char*, size_t>> {
     ~Spares() {
-      for (auto& [p, n] : *this) ::operator delete(p, std::align_val_t{64});
+      for (auto& [p, n] : *this) ::operator delete (p, std::align_val_t{64});
     }
   };
   static Spares& spares() {
@@ -191,8 +191,8 @@ TileRunner::TileRunner(const Program& program, const Shape& space, std::span<con
     std::copy(ins.args, ins.args + 3, step.args);
     bool takes_repeated = false;
     if (ins.op == kCastOp) {
-      Dtype from = ins.args[0] < num_inputs ? in[ins.args[0]].dtype
-                                            : program.code[ins.args[0] - num_inputs].dtype;
+      Dtype from =
+          ins.args[0] < num_inputs ? in[ins.args[0]].dtype : program.code[ins.args[0] - num_inputs].dtype;
       auto lane_dtype = [](Dtype t) { return is_half(t) ? float32 : t; };
       step.run = cast_kernel(lane_dtype(from), lane_dtype(ins.dtype));
     } else {
@@ -214,8 +214,10 @@ TileRunner::TileRunner(const Program& program, const Shape& space, std::span<con
       for (int b = 0; b < a; ++b) again |= ins.args[b] == v;
       if (again || v < num_inputs || last_use[v] != k) continue;
       int dead = m.slot_of[v - num_inputs];
-      if (slot < 0 && lane_size(program.code[v - num_inputs].result) == result_bytes) slot = dead;
-      else if (dead >= 0) free_slots.push_back(~dead);  // usable after this instruction
+      if (slot < 0 && lane_size(program.code[v - num_inputs].result) == result_bytes)
+        slot = dead;
+      else if (dead >= 0)
+        free_slots.push_back(~dead);  // usable after this instruction
     }
     if (slot < 0) {
       auto it = std::find_if(free_slots.begin(), free_slots.end(), [](int s) { return s >= 0; });
@@ -241,8 +243,8 @@ TileRunner::TileRunner(const Program& program, const Shape& space, std::span<con
       continue;
     }
     if (out.value < num_inputs) m.inputs[out.value].filled = true;
-    m.stores.push_back({out.value, static_cast<int>(o), is_half(out.dtype) ? cast_kernel(float32, out.dtype) : nullptr,
-                        out.dtype.size()});
+    m.stores.push_back({out.value, static_cast<int>(o),
+                        is_half(out.dtype) ? cast_kernel(float32, out.dtype) : nullptr, out.dtype.size()});
   }
   if (!program.outputs.empty()) {
     m.first_output = program.outputs[0].value;
@@ -261,7 +263,8 @@ TileRunner::TileRunner(const Program& program, const Shape& space, std::span<con
     if (m.row >= lanes) {
       int64_t pieces = (m.row + lanes - 1) / lanes;
       int64_t piece = (m.row + pieces - 1) / pieces;
-      if (m.row % piece == 0) lanes = piece;
+      if (m.row % piece == 0)
+        lanes = piece;
       else
         for (int64_t p = pieces; p <= 2 * pieces; ++p)
           if (m.row % p == 0) {
@@ -311,7 +314,8 @@ std::unique_ptr<TileRunner::Context, TileRunner::FreeContext> TileRunner::contex
 namespace {
 
 // Points value `v` at elements [begin, begin + n) of operand `o`.
-Arg load(const Operand& o, const Input& input, int64_t row, int64_t begin, int64_t n, char* raw, char* converted) {
+Arg load(const Operand& o, const Input& input, int64_t row, int64_t begin, int64_t n, char* raw,
+         char* converted) {
   int item = o.dtype.size();
   const char* data = static_cast<const char*>(o.data);
   const char* p;
@@ -372,8 +376,10 @@ void TileRunner::run(Context& c, int64_t begin, int64_t n, void* const* outs) co
   }
   if (!outs) return;
   for (const Store& s : m.stores) {
-    if (s.cast) s.cast(outs[s.output], &c.values[s.value], n);
-    else std::memmove(outs[s.output], c.values[s.value].p, static_cast<size_t>(n * s.bytes));
+    if (s.cast)
+      s.cast(outs[s.output], &c.values[s.value], n);
+    else
+      std::memmove(outs[s.output], c.values[s.value].p, static_cast<size_t>(n * s.bytes));
   }
 }
 
