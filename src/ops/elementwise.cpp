@@ -108,11 +108,10 @@ std::optional<array> derivative(Op op, const std::vector<array>& in, const array
   (void)y;
   (void)r;
   switch (op) {
-#define UNARY(name, types, result, value, dx)            \
-  case Op::name: return dx;                              \
-      #define BINARY(name, types, result, value, dx, dy) \
-  case Op::name:                                         \
-    if (by == 0) return dx;                              \
+#define UNARY(name, types, result, value, dx)                                                  \
+  case Op::name:                                                                               \
+    return dx;                                                                                 \
+#define BINARY(name, types, result, value, dx, dy) case Op::name : if (by == 0) return dx; \
     return dy;
 #include "ops/elementwise.def"
     default: return ZERO;

@@ -14,12 +14,17 @@
 // After highway.h
 #include "backend/cpu/simd_math-inl.h"
 
-#define LAZULI_UNARY_MATH(X)                                                                             \
-  X(exp)                                                                                                 \
-  X(exp2)                                                                                                \
-  X(expm1) X(log) X(log2) X(log10) X(log1p) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) \
-      X(tanh) X(asinh) X(acosh) X(atanh) X(erf) X(erfinv) X(sigmoid) X(rsqrt)
+// clang-format off
+#define LAZULI_UNARY_MATH(X)                                                                               \
+  X(exp)                                                                                                   \
+  X(exp2)                                                                                                  \
+  X(expm1)                                                                                                 \
+  X(log)                                                                                                   \
+  X(log2)                                                                                                  \
+  X(log10) X(log1p) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(tanh) X(asinh) X(acosh) \
+      X(atanh) X(erf) X(erfinv) X(sigmoid) X(rsqrt)
 #define LAZULI_BINARY_MATH(X) X(pow) X(atan2) X(remainder) X(logaddexp)
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace lazuli::cpu::HWY_NAMESPACE {
