@@ -181,16 +181,17 @@ class Concatenate : public detail::Parameters<Primitive, Concatenate> {
 
 // inputs: a, value (0-dimensional). The rows of `a` along axis k lie strides[k] >= 1 apart, after
 // low[k] and before high[k] others; what `a` leaves is value. Strides make it the
-// transpose of Slice.
+// transpose of Slice. `zero` promises that value is 0.
 class Pad : public detail::Parameters<Primitive, Pad> {
  public:
-  Pad(Shape low, Shape high, Shape strides)
-      : low(std::move(low)), high(std::move(high)), strides(std::move(strides)) {}
-  auto params() const { return std::tie(low, high, strides); }
-  static constexpr const char* param_names[] = {"low", "high", "strides"};
+  Pad(Shape low, Shape high, Shape strides, bool zero = false)
+      : low(std::move(low)), high(std::move(high)), strides(std::move(strides)), zero(zero) {}
+  auto params() const { return std::tie(low, high, strides, zero); }
+  static constexpr const char* param_names[] = {"low", "high", "strides", "zero"};
   LAZULI_RULES
   Shape output_shape(const Shape& in) const;
   const Shape low, high, strides;
+  const bool zero;
 };
 
 class NumberOfElements : public detail::Parameters<Primitive, NumberOfElements> {
@@ -204,6 +205,11 @@ class NumberOfElements : public detail::Parameters<Primitive, NumberOfElements> 
   const bool inverted;
   const Dtype dtype;
 };
+
+// a + b, for sums of cotangents. The parts that slices of one array send back are joined, not
+// padded with zeros and added, so that the gradient of `split` or `unstack` into n parts costs one
+// concatenation instead of n passes over the whole.
+array add_cotangents(const array& a, const array& b);
 
 // ---- shape rules ----
 

@@ -296,8 +296,8 @@ Arrays1 Slice::vjp(const Arrays1& primals, const Arrays1& g, const std::vector<i
   }
   array zero(0, g[0].dtype());
   array rows = backwards.empty() ? g[0] : flip(g[0], backwards);
-  return {
-      array::make(shape, g[0].dtype(), make_primitive<Pad>(low, high, step), {rows, zero}, g[0].stream())};
+  return {array::make(shape, g[0].dtype(), make_primitive<Pad>(low, high, step, true), {rows, zero},
+                      g[0].stream())};
 }
 Arrays1 Slice::jvp(const Arrays1&, const Arrays1& t, const std::vector<int>&, const Arrays1&) const {
   return {slice(t[0], start, stop, strides)};

@@ -7,6 +7,7 @@
 #include "lazuli/ops/elementwise.h"
 #include "lazuli/primitive.h"
 #include "lazuli/transforms.h"
+#include "ops/shape.h"
 #include "transforms/walk.h"
 
 namespace lazuli {
@@ -54,7 +55,7 @@ std::vector<array> pull_back(const Traced& t, const std::vector<array>& cotangen
   auto accumulate = [&](int32_t at, size_t result, const array& c) {
     auto& s = slots[static_cast<size_t>(at)];
     if (s.size() <= result) s.resize(result + 1);
-    s[result] = s[result] ? add(*s[result], c) : c;
+    s[result] = s[result] ? add_cotangents(*s[result], c) : c;
   };
   for (size_t i = 0; i < t.outputs.size(); ++i)
     if (g.outputs[i] >= 0 && carries_derivative(t.outputs[i])) accumulate(g.outputs[i], 0, cotangents[i]);

@@ -13,6 +13,7 @@
 #include "lazuli/ops/creation.h"
 #include "lazuli/ops/elementwise.h"
 #include "lazuli/ops/reduce.h"
+#include "lazuli/primitive.h"
 #include "lazuli/transforms.h"
 
 namespace lazuli {
@@ -617,6 +618,43 @@ TEST(Slice, GradientOfAStridedSliceThatPicksOneRow) {  // mlx#4444
   EXPECT_THAT(values(vjp(f, x, w).second), ElementsAre(100, 101, 102, 0, 0, 0));
   auto last = [](const array& a) { return slice(a, {1, 0}, {2, 3}, {7, 1}); };
   EXPECT_THAT(values(vjp(last, x, w).second), ElementsAre(0, 0, 0, 100, 101, 102));
+}
+
+// The gradient of n slices of one array is one concatenation, not n padded arrays.
+TEST(Slice, GradientsOfPartsAreJoined) {
+  array x = reshape(astype(arange(24), float32), {6, 4}), w = reshape(astype(arange(24), float32), {6, 4});
+  auto check = [&](const std::function<std::vector<array>(const array&)>& parts, const std::string& made_by,
+                   const std::function<array(std::vector<array>)>& whole) {
+    auto f = [&](const array& a) { return multiply(whole(parts(a)), w); };
+    array g = vjp(f, x, ones({6, 4})).second;
+    EXPECT_EQ(g.primitive().name(), made_by);
+    EXPECT_EQ(values(g), values(vjp([&](const array& a) { return multiply(a, w); }, x, ones({6, 4})).second));
+    array h = grad([&](const array& a) { return sum(multiply(f(a), f(a))); })(x);
+    EXPECT_EQ(values(h), values(multiply(multiply(multiply(w, w), x), array(2.0f))));
+  };
+  auto along = [](int axis) {
+    return [=](std::vector<array> parts) { return concatenate(std::move(parts), axis); };
+  };
+  check([](const array& a) { return split(a, 3); }, "concatenate", along(0));
+  check([](const array& a) { return split(a, {1, 3}, 1); }, "concatenate", along(1));
+  check([](const array& a) { return unstack(a); }, "concatenate",
+        [](std::vector<array> rows) { return stack(rows); });
+  // Parts of the middle, the same part twice, and parts that do not touch.
+  auto grad_of = [&](auto f) { return values(grad([&](const array& a) { return sum(f(a)); })(arange(6.0))); };
+  EXPECT_THAT(grad_of([](const array& a) {
+                return add(slice(a, {1}, {3}), multiply(slice(a, {3}, {5}), array(2.0f)));
+              }),
+              ElementsAre(0, 1, 1, 2, 2, 0));
+  EXPECT_THAT(grad_of([](const array& a) { return add(slice(a, {1}, {3}), slice(copy(a), {1}, {3})); }),
+              ElementsAre(0, 2, 2, 0, 0, 0));
+  EXPECT_THAT(grad_of([](const array& a) { return add(slice(a, {1}, {3}), slice(a, {1}, {3})); }),
+              ElementsAre(0, 2, 2, 0, 0, 0));
+  EXPECT_THAT(grad_of([](const array& a) { return add(slice(a, {0}, {2}), slice(a, {4}, {6})); }),
+              ElementsAre(1, 1, 0, 0, 1, 1));
+  EXPECT_THAT(grad_of([](const array& a) { return add(slice(a, {0}, {3}), slice(a, {2}, {5})); }),
+              ElementsAre(1, 1, 2, 1, 1, 0));
+  EXPECT_THAT(grad_of([](const array& a) { return add(slice(a, {0}, {6}, {2}), slice(a, {1}, {6}, {2})); }),
+              ElementsAre(1, 1, 1, 1, 1, 1));
 }
 
 TEST(AsStrided, GradientAddsWhereElementsOverlap) {

@@ -192,6 +192,7 @@ inline constexpr int64_t kTileColumns = 256 / sizeof(T);
 template <class T>
 using BlockTag = hn::CappedTag<T, 32 / sizeof(T)>;
 
+#if HWY_TARGET != HWY_SCALAR
 // d[i * ds + k] = s[k * ss + i] for i < 16 bytes, k < one vector.
 template <class T>
 HWY_INLINE void transpose_block(const T* HWY_RESTRICT s, int64_t ss, T* HWY_RESTRICT d, int64_t ds) {
@@ -217,17 +218,20 @@ HWY_INLINE void transpose_block(const T* HWY_RESTRICT s, int64_t ss, T* HWY_REST
   }
   for (int r = 0; r < kSide; ++r) hn::StoreU(a[r], tag, d + r * ds);
 }
+#endif
 
 // d[i * ds + k] = s[k * ss + i * si] for a tile of ni x nk. `next` is where the tile read after
 // this one starts.
 template <class T>
 void transpose_tile(const T* s, int64_t si, int64_t ss, T* d, int64_t ds, int64_t ni, int64_t nk,
                     const T* next, bool stream) {
-  constexpr int64_t kSide = 16 / sizeof(T), kColumns = kTileColumns<T>;
+  [[maybe_unused]] constexpr int64_t kSide = 16 / sizeof(T);
+  constexpr int64_t kColumns = kTileColumns<T>;
   const BlockTag<T> tag;
   const int64_t wide = static_cast<int64_t>(hn::Lanes(tag));
   HWY_ALIGN T buffer[kTileRows * kColumns];
   int64_t k = 0;
+#if HWY_TARGET != HWY_SCALAR
   if (si == 1) {
     for (; k + wide <= nk; k += wide) {
       // A row is too short for the hardware to see it coming.
@@ -242,6 +246,7 @@ void transpose_tile(const T* s, int64_t si, int64_t ss, T* d, int64_t ds, int64_
         for (int64_t r = k; r < k + wide; ++r) buffer[i * kColumns + r] = s[r * ss + i];
     }
   }
+#endif
   for (; k < nk; ++k)
     for (int64_t i = 0; i < ni; ++i) buffer[i * kColumns + k] = s[k * ss + i * si];
   for (int64_t i = 0; i < ni; ++i) {
