@@ -42,7 +42,7 @@ struct Kernel {
   // Bit i: input i must arrive row-contiguous.
   uint32_t contiguous = 0;
   // Bit i: output 0 may be written over input i, if that has the same size and dtype and
-  // no other reader.
+  // no other reader. Such a kernel checks its data before it writes: an error must leave the input whole.
   uint32_t donate = 0;
 };
 

@@ -133,11 +133,13 @@ void accumulate(const T* HWY_RESTRICT x, int64_t n, T* HWY_RESTRICT acc) {
   for (int64_t j = 0; i + j < n; ++j) acc[j] = Op::fold(acc[j], x[i + j]);
 }
 
-// Folds the accumulators into one; overwrites them.
-template <class Op, class T>
+// Folds the accumulators into one, in halves; overwrites them.
+template <class Op, class T, int64_t kHalf = kWidth<T> / 2>
 T finish(T* acc) {
-  for (int64_t half = kWidth<T> / 2; half > 0; half /= 2)
-    for (int64_t j = 0; j < half; ++j) acc[j] = Op::fold(acc[j], acc[j + half]);
+  if constexpr (kHalf > 0) {
+    for (int64_t j = 0; j < kHalf; ++j) acc[j] = Op::fold(acc[j], acc[j + kHalf]);
+    return finish<Op, T, kHalf / 2>(acc);
+  }
   return acc[0];
 }
 
@@ -146,7 +148,7 @@ void fill_identity(T* acc, int64_t n) {
   for (int64_t j = 0; j < n; ++j) acc[j] = Op::template identity<T>();
 }
 
-// A block as a whole.
+// A block as a whole. One shorter than kWidth is folded from left to right.
 template <class Op, class T>
 T fold_block(const T* x, int64_t n) {
   if (n < kWidth<T>) {
@@ -158,6 +160,23 @@ T fold_block(const T* x, int64_t n) {
   fill_identity<Op>(acc, kWidth<T>);
   accumulate<Op>(x, n, acc);
   return finish<Op>(acc);
+}
+
+// `blocks` blocks of n elements each. Short ones go side by side, for the sake of latency.
+template <class Op, class T>
+void fold_blocks(const T* HWY_RESTRICT x, int64_t blocks, int64_t n, T* HWY_RESTRICT out) {
+  int64_t b = 0;
+  if (n < kWidth<T>) {
+    constexpr int64_t count = 8;
+    for (; b + count <= blocks; b += count, x += count * n) {
+      T a[count];
+      for (int64_t j = 0; j < count; ++j) a[j] = Op::template identity<T>();
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = 0; j < count; ++j) a[j] = Op::fold(a[j], x[j * n + i]);
+      for (int64_t j = 0; j < count; ++j) out[b + j] = a[j];
+    }
+  }
+  for (; b < blocks; ++b, x += n) out[b] = fold_block<Op>(x, n);
 }
 
 // acc[j] = fold(fold(acc[j], x[j]), x[stride + j]) ...: `count` rows of `width` elements.

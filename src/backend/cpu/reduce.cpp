@@ -3,6 +3,7 @@
 #include <hwy/foreach_target.h>
 // After foreach_target.h:
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -15,6 +16,7 @@
 #include "backend/cpu/reduce-inl.h"
 #include "backend/cpu/reduce.h"
 #include "backend/cpu/tile.h"
+#include "core/allocator.h"
 
 #ifndef LAZULI_REDUCE_KERNELS
 #define LAZULI_REDUCE_KERNELS
@@ -45,8 +47,7 @@ const ReduceKernels* kernels_of() {
       kWidth<T>,
       [](void* acc, int64_t n) { fill_identity<Op>(static_cast<T*>(acc), n); },
       [](const void* x, int64_t blocks, int64_t n, void* out) {
-        for (int64_t i = 0; i < blocks; ++i)
-          static_cast<T*>(out)[i] = fold_block<Op>(static_cast<const T*>(x) + i * n, n);
+        fold_blocks<Op>(static_cast<const T*>(x), blocks, n, static_cast<T*>(out));
       },
       [](const void* x, int64_t n, void* acc) {
         accumulate<Op>(static_cast<const T*>(x), n, static_cast<T*>(acc));
@@ -315,6 +316,14 @@ std::vector<Group> groups_of(const Shape& space, const std::vector<int>& axes) {
   return groups;
 }
 
+// Do neighbours in the order of the sum lie in different cache lines? Then a blocked transposition comes first.
+bool walks_badly(const Operand& in, const Shape& space) {
+  if (in.row_contiguous || in.size < kGrain) return false;
+  for (size_t i = space.size(); i-- > 0;)
+    if (space[i] > 1) return std::abs(in.strides[i]) * in.dtype.size() >= 64;
+  return false;
+}
+
 }  // namespace
 
 void run_reduce(const Reduce& reduce, const Program& program, const Shape& space, std::span<const Operand> in,
@@ -337,8 +346,21 @@ void run_reduce(const Reduce& reduce, const Program& program, const Shape& space
   } else {
     std::unique_ptr<TileRunner> runner;
     Source source;
-    if (program.code.empty() && in[value].row_contiguous && !half)
-      source.memory = static_cast<const char*>(in[value].data);
+    Operand input = program.code.empty() ? in[value] : Operand{};
+    std::unique_ptr<detail::Buffer, void (*)(detail::Buffer*)> moved(nullptr, &detail::release);
+    if (program.code.empty() && walks_badly(input, space)) {
+      moved.reset(detail::allocate(static_cast<size_t>(input.size * input.dtype.size())));
+      Operand straight = input;
+      straight.data = moved->data;
+      straight.strides = row_strides(space);
+      straight.row_contiguous = true;
+      copy(input, straight);
+      input = straight;
+    }
+    if (program.code.empty() && input.row_contiguous && !half)
+      source.memory = static_cast<const char*>(input.data);
+    else if (program.code.empty())
+      source.runner = (runner = std::make_unique<TileRunner>(program, space, std::span(&input, 1))).get();
     else
       source.runner = (runner = std::make_unique<TileRunner>(program, space, in)).get();
 

@@ -41,9 +41,32 @@ HWY_BEFORE_NAMESPACE();
 namespace lazuli::cpu::HWY_NAMESPACE {
 namespace {
 
+// exp(x) for x that is NaN, -inf or at most 0; results below the smallest normal number are 0.
+template <class D, class V>
+HWY_INLINE V exp_negative(D d, V x) {
+  if constexpr (sizeof(hn::TFromD<D>) == 8) {
+    return exp(d, x);
+  } else {
+    const hn::RebindToSigned<D> di;
+    V r;
+    const auto n = exp_reduce(d, x, r);
+    const V p = hn::Add(expm1_poly(d, r), hn::Set(d, 1.0f));
+    const V y = hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(n)));
+    return hn::IfThenElse(hn::Ge(x, hn::Set(d, -87.0f)), y, hn::IfThenZeroElse(hn::Eq(x, x), x));
+  }
+}
+
+// The order does not matter to a maximum, so the last vector may overlap.
 template <class T>
 T largest(const T* x, int64_t n) {
-  return fold_block<Max>(x, n);
+  const hn::CappedTag<T, kWidth<T>> d;
+  constexpr int64_t lanes = hn::MaxLanes(d);
+  if (n < lanes || n >= kWidth<T>) return fold_block<Max>(x, n);
+  auto a = hn::LoadU(d, x + n - lanes);
+  for (int64_t i = 0; i + lanes < n; i += lanes) a = Max::fold(d, a, hn::LoadU(d, x + i));
+  HWY_ALIGN T acc[lanes];
+  hn::Store(a, d, acc);
+  return finish<Max, T, lanes / 2>(acc);
 }
 
 // Element i adds to accumulator i % kWidth, as in fold_block.
@@ -59,17 +82,24 @@ T exp_sum_block(const T* x, int64_t n, T m, T* y) {
   int64_t i = 0;
   for (; i + width <= n; i += width)
     for (int64_t j = 0; j < count; ++j) {
-      const V e = exp(d, hn::Sub(hn::LoadU(d, x + i + j * lanes), shift));
+      const V e = exp_negative(d, hn::Sub(hn::LoadU(d, x + i + j * lanes), shift));
       if constexpr (kStore) hn::StoreU(e, d, y + i + j * lanes);
       a[j] = hn::Add(a[j], e);
     }
   HWY_ALIGN T acc[width];
   for (int64_t j = 0; j < count; ++j) hn::StoreU(a[j], d, acc + j * lanes);
-  for (int64_t rest = i; i < n; i += lanes) {
+  const int64_t rest = i;
+  for (; i + lanes <= n; i += lanes) {
+    const V e = exp_negative(d, hn::Sub(hn::LoadU(d, x + i), shift));
+    if constexpr (kStore) hn::StoreU(e, d, y + i);
+    T* part = acc + (i - rest);
+    hn::StoreU(hn::Add(hn::LoadU(d, part), e), d, part);
+  }
+  if (i < n) {
     HWY_ALIGN T part[lanes];
     const int64_t k = std::min(lanes, n - i);
     for (int64_t j = 0; j < lanes; ++j) part[j] = j < k ? x[i + j] : m;
-    hn::StoreU(exp(d, hn::Sub(hn::LoadU(d, part), shift)), d, part);
+    hn::StoreU(exp_negative(d, hn::Sub(hn::LoadU(d, part), shift)), d, part);
     for (int64_t j = 0; j < k; ++j) {
       if constexpr (kStore) y[i + j] = part[j];
       acc[i - rest + j] += part[j];
@@ -108,7 +138,7 @@ void exp_sum_rows(T* x, int64_t n, int64_t width, const T* m, T* sum) {
         auto part = hn::Zero(d);
         for (int64_t r = b; r < std::min(n, b + kBlock); ++r) {
           T* p = x + r * width + j;
-          const auto e = exp(d, hn::Sub(hn::LoadU(d, p), shift));
+          const auto e = exp_negative(d, hn::Sub(hn::LoadU(d, p), shift));
           hn::StoreU(e, d, p);
           part = hn::Add(part, e);
         }
@@ -125,7 +155,7 @@ void exp_sum_rows(T* x, int64_t n, int64_t width, const T* m, T* sum) {
         for (int64_t r = b; r < std::min(n, b + kBlock); ++r) {
           T* p = x + r * width + j;
           std::copy_n(p, k, lane);
-          hn::Store(exp(d, hn::Sub(hn::Load(d, lane), shift)), d, lane);
+          hn::Store(exp_negative(d, hn::Sub(hn::Load(d, lane), shift)), d, lane);
           std::copy_n(lane, k, p);
           for (int64_t i = 0; i < k; ++i) part[i] += lane[i];
         }
@@ -162,11 +192,20 @@ HWY_EXPORT(softmax_double);
 
 namespace {
 
+<<<<<<< HEAD
 constexpr int64_t kGrain = 1 << 14;    // elements that are worth a thread
 constexpr int64_t kBlock = 4096;       // elements of a row whose exponentials are added together
 constexpr int64_t kLongRow = 1 << 17;  // rows that several threads share
 constexpr int64_t kTile = 1 << 16;     // elements of a column tile: half of L2
 constexpr int64_t kFewColumns = 16;    // below that, columns are gathered one by one
+=======
+constexpr int64_t kGrain = 1 << 14;     // elements that are worth a thread
+constexpr int64_t kBlock = 4096;        // elements of a row whose exponentials are added together
+constexpr int64_t kLongRow = 1 << 17;   // rows that several threads share
+constexpr int64_t kTile = 1 << 16;      // elements of a column tile: half of L2
+constexpr int64_t kLeastWidth = 64;     // columns of a tile: four cache lines, for the sake of the page table
+constexpr int64_t kFewColumns = 16;     // below that, columns are gathered one by one
+>>>>>>> reduce
 
 template <class T>
 using Buffer = std::unique_ptr<T[]>;
@@ -229,6 +268,12 @@ T log_of_sum(T m, T sum) {
 // A row in memory of T. y is null for logsumexp; it may be x. `parallel` changes speed, not bits.
 template <class T>
 T one_row(const SoftmaxKernels<T>& k, const T* x, int64_t n, T* y, bool parallel) {
+  if (n <= kBlock) {
+    const T m = k.largest(x, n), sum = k.exp_sum(x, n, m, y);
+    if (!y) return log_of_sum(m, sum);
+    k.scale(y, n, 1 / sum);
+    return sum;
+  }
   const int64_t blocks = (n + kBlock - 1) / kBlock, grain = parallel ? 4 : blocks;
   T few[64];
   Buffer<T> many;
@@ -310,7 +355,7 @@ template <class T>
 void columns(const SoftmaxKernels<T>& k, const Operand& in, const Operand& out, const Extents& e,
              bool softmax) {
   const Memory<T> x(in), y(out);
-  const int64_t tile = std::min(e.inner, std::clamp<int64_t>(kTile / e.n / 16 * 16, 16, 512));
+  const int64_t tile = std::min(e.inner, std::clamp<int64_t>(kTile / e.n / 16 * 16, kLeastWidth, 512));
   const int64_t tiles = (e.inner + tile - 1) / tile;
   parallel_for(e.outer * tiles, std::max<int64_t>(1, kGrain / (e.n * tile)), [&](int64_t begin, int64_t end) {
     Buffer<T> scratch = buffer<T>(e.n * tile), m = buffer<T>(tile), sum = buffer<T>(tile);
