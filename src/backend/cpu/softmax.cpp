@@ -192,20 +192,12 @@ HWY_EXPORT(softmax_double);
 
 namespace {
 
-<<<<<<< HEAD
 constexpr int64_t kGrain = 1 << 14;    // elements that are worth a thread
 constexpr int64_t kBlock = 4096;       // elements of a row whose exponentials are added together
 constexpr int64_t kLongRow = 1 << 17;  // rows that several threads share
 constexpr int64_t kTile = 1 << 16;     // elements of a column tile: half of L2
+constexpr int64_t kLeastWidth = 64;    // columns of a tile: four cache lines, for the sake of the page table
 constexpr int64_t kFewColumns = 16;    // below that, columns are gathered one by one
-=======
-constexpr int64_t kGrain = 1 << 14;     // elements that are worth a thread
-constexpr int64_t kBlock = 4096;        // elements of a row whose exponentials are added together
-constexpr int64_t kLongRow = 1 << 17;   // rows that several threads share
-constexpr int64_t kTile = 1 << 16;      // elements of a column tile: half of L2
-constexpr int64_t kLeastWidth = 64;     // columns of a tile: four cache lines, for the sake of the page table
-constexpr int64_t kFewColumns = 16;     // below that, columns are gathered one by one
->>>>>>> reduce
 
 template <class T>
 using Buffer = std::unique_ptr<T[]>;
