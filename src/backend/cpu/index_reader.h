@@ -14,7 +14,9 @@ struct IndexedAxis {
   int64_t extent;  // of the box: indices are in [-size, size - extent]
   int64_t stride;  // of the axis
 
-  // at[i] += stride * index i, for n indices `step` elements apart. Throws std::out_of_range.
+  // For n indices `step` elements apart: at[i] = stride * index i, plus i * ramp, or plus what is there.
+  // Throws std::out_of_range.
+  void offsets(Dtype dtype, const void* indices, int64_t step, int64_t n, int64_t ramp, int64_t* at) const;
   void add_offsets(Dtype dtype, const void* indices, int64_t step, int64_t n, int64_t* at) const;
 };
 
@@ -28,8 +30,16 @@ class IndexReader {
   int64_t span() const;
 
  private:
-  std::span<const Operand> indices_;
+  struct Source {
+    const Operand* operand;
+    bool even;  // are neighbours in row-major order everywhere `step` elements apart?
+    int64_t step;
+  };
+  std::vector<Source> sources_;
   std::vector<IndexedAxis> axes_;
 };
+
+// The distance of neighbours in row-major order, if that is one number.
+bool even_step(const Shape& shape, const Strides& strides, size_t first, size_t last, int64_t& step);
 
 }  // namespace lazuli::cpu

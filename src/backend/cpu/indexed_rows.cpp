@@ -70,12 +70,19 @@ void combine_half_row(float16_t* d, const float16_t* s, int64_t n) {
 }
 
 template <Accumulate op, class T>
-void run_rows(void* to, const int64_t* dst_at, const void* from, const int64_t* src_at, int64_t count,
-              int64_t n, int64_t dst_step, int64_t src_step) {
+void run_rows(void* to, RowPlaces dst_at, const void* from, RowPlaces src_at, int64_t count, int64_t n,
+              int64_t dst_step, int64_t src_step) {
   T* dst = static_cast<T*>(to);
   const T* src = static_cast<const T*>(from);
-  if (n == 1) {
-    for (int64_t i = 0; i < count; ++i) dst[dst_at[i]] = combine<op>(dst[dst_at[i]], src[src_at[i]]);
+  if (n == 1) {  // single elements: a loop for what gathers do, one for scatters, one for the rest
+    const int64_t *d = dst_at.at, *s = src_at.at;
+    if (!d && dst_at.step == 1 && s) {
+      for (int64_t i = 0; i < count; ++i) dst[i] = combine<op>(dst[i], src[s[i]]);
+    } else if (d && !s) {
+      for (int64_t i = 0; i < count; ++i) dst[d[i]] = combine<op>(dst[d[i]], src[i * src_at.step]);
+    } else {
+      for (int64_t i = 0; i < count; ++i) dst[dst_at[i]] = combine<op>(dst[dst_at[i]], src[src_at[i]]);
+    }
     return;
   }
   for (int64_t i = 0; i < count; ++i) {

@@ -18,7 +18,7 @@ namespace lazuli::cpu {
 
 namespace {
 
-constexpr int64_t kChunk = 512;           // indices at a time: two tables of 4 KB
+constexpr int64_t kChunk = 2048;          // indices at a time: two tables of 16 KB
 constexpr int64_t kGrainBytes = 1 << 15;  // of values, worth a thread
 
 struct Axis {
@@ -82,10 +82,12 @@ void for_each_position(const std::vector<Axis>& axes, size_t last, F&& f) {
 // The offsets of the index dimensions in the values.
 class NearOffsets {
  public:
-  NearOffsets(const Operand& near, int first, int64_t ndim) {
-    for (int64_t i = 0; i < ndim; ++i)
-      push_merged(axes_, {near.shape[first + i], 0, near.strides[first + i]});
+  NearOffsets(const Operand& near, size_t first, size_t ndim)
+      : even_(even_step(near.shape, near.strides, first, first + ndim, step_)) {
+    for (size_t i = first; i < first + ndim; ++i) push_merged(axes_, {near.shape[i], 0, near.strides[i]});
   }
+  bool even() const { return even_; }
+  int64_t step() const { return step_; }
   void fill(int64_t begin, int64_t n, int64_t* at) const {
     for (int64_t i = 0; i < n; ++i) {
       int64_t rest = begin + i;
@@ -97,6 +99,8 @@ class NearOffsets {
 
  private:
   std::vector<Axis> axes_;
+  int64_t step_ = 0;
+  bool even_;
 };
 
 // One part of a nest: indices [begin, end), of whose boxes those with far offsets in [from, to).
@@ -108,15 +112,21 @@ struct Tables {
   const IndexReader& reader;
   const NearOffsets& near;
 
-  // Calls f(far_at, near_at, how many) for the indices of a part, in order.
+  // Calls f(places of far rows, offset of near rows, their places, how many) for the indices of a part, in
+  // order.
   template <class F>
   void walk(const Part& part, F&& f) const {
     int64_t far_at[kChunk], near_at[kChunk];
+    bool filtered = part.from > 0 || part.to < INT64_MAX;
     for (int64_t i = part.begin; i < part.end; i += kChunk) {
       int64_t n = std::min(kChunk, part.end - i);
       reader.offsets(i, n, far_at);
+      if (near.even() && !filtered) {
+        f(RowPlaces{far_at, 0}, i * near.step(), RowPlaces{nullptr, near.step()}, n);
+        continue;
+      }
       near.fill(i, n, near_at);
-      if (part.from > 0 || part.to < INT64_MAX) {
+      if (filtered) {
         int64_t mine = 0;
         for (int64_t k = 0; k < n; ++k) {
           far_at[mine] = far_at[k];
@@ -125,7 +135,7 @@ struct Tables {
         }
         n = mine;
       }
-      f(far_at, near_at, n);
+      f(RowPlaces{far_at, 0}, int64_t{0}, RowPlaces{near_at, 0}, n);
     }
   }
 };
@@ -157,7 +167,7 @@ int64_t grain_of(int64_t bytes_per_step) {
 
 // Checks the indices of an operation that moves nothing.
 void check_only(const Tables& tables, int64_t n) {
-  tables.walk({0, n, 0, INT64_MAX}, [](const int64_t*, const int64_t*, int64_t) {});
+  tables.walk({0, n, 0, INT64_MAX}, [](RowPlaces, int64_t, RowPlaces, int64_t) {});
 }
 
 // ---- Gather ----
@@ -165,11 +175,11 @@ void check_only(const Tables& tables, int64_t n) {
 void gather_part(const Nest& nest, const Tables& tables, const Part& part, RowsFn rows, const char* far,
                  char* near, int64_t size) {
   const Axis run = nest.inner.back();
-  tables.walk(part, [&](const int64_t* far_at, const int64_t* near_at, int64_t n) {
+  tables.walk(part, [&](RowPlaces far_at, int64_t near_first, RowPlaces near_at, int64_t n) {
     for_each_position(nest.outer, nest.outer.size(), [&](int64_t far_outer, int64_t near_outer) {
       for_each_position(nest.inner, nest.inner.size() - 1, [&](int64_t far_inner, int64_t near_inner) {
-        rows(near + (near_outer + near_inner) * size, near_at, far + (far_outer + far_inner) * size, far_at,
-             n, run.n, run.near, run.far);
+        rows(near + (near_first + near_outer + near_inner) * size, near_at,
+             far + (far_outer + far_inner) * size, far_at, n, run.n, run.near, run.far);
       });
     });
   });
@@ -189,7 +199,8 @@ void run_gather(const KernelCall& call) {
   RowsFn rows = rows_kernel(Accumulate::none, a.dtype);
   int64_t size = a.dtype.size(), bytes = out.size * size;
   Axis* axis = widest(nest);
-  if (n >= axis->n || n >= 16 * num_threads()) {
+  bool in_inner = axis >= nest.inner.data() && axis < nest.inner.data() + nest.inner.size();
+  if (n >= axis->n || (in_inner && n >= 16 * num_threads())) {
     parallel_for(n, grain_of(bytes / n), [&](int64_t begin, int64_t end) {
       gather_part(nest, tables, {begin, end, 0, INT64_MAX}, rows, a.as<char>(), out.as<char>(), size);
     });
@@ -206,8 +217,7 @@ void run_gather(const KernelCall& call) {
 void scatter_part(const Nest& nest, const Tables& tables, const Part& part, RowsFn rows, char* far,
                   const char* near, int64_t size) {
   const Axis run = nest.inner.back();
-  auto inner = [&](const int64_t* far_at, const int64_t* near_at, int64_t n, int64_t far_outer,
-                   int64_t near_outer) {
+  auto inner = [&](RowPlaces far_at, RowPlaces near_at, int64_t n, int64_t far_outer, int64_t near_outer) {
     for_each_position(nest.inner, nest.inner.size() - 1, [&](int64_t far_inner, int64_t near_inner) {
       rows(far + (far_outer + far_inner) * size, far_at, near + (near_outer + near_inner) * size, near_at, n,
            run.n, run.far, run.near);
@@ -215,15 +225,16 @@ void scatter_part(const Nest& nest, const Tables& tables, const Part& part, Rows
   };
   if (nest.overlap) {  // strictly in the order of the updates
     for_each_position(nest.outer, nest.outer.size(), [&](int64_t far_outer, int64_t near_outer) {
-      tables.walk(part, [&](const int64_t* far_at, const int64_t* near_at, int64_t n) {
-        for (int64_t i = 0; i < n; ++i) inner(far_at + i, near_at + i, 1, far_outer, near_outer);
+      tables.walk(part, [&](RowPlaces far_at, int64_t near_first, RowPlaces near_at, int64_t n) {
+        for (int64_t i = 0; i < n; ++i)
+          inner({nullptr, 0}, {nullptr, 0}, 1, far_outer + far_at[i], near_outer + near_first + near_at[i]);
       });
     });
     return;
   }
-  tables.walk(part, [&](const int64_t* far_at, const int64_t* near_at, int64_t n) {
+  tables.walk(part, [&](RowPlaces far_at, int64_t near_first, RowPlaces near_at, int64_t n) {
     for_each_position(nest.outer, nest.outer.size(), [&](int64_t far_outer, int64_t near_outer) {
-      inner(far_at, near_at, n, far_outer, near_outer);
+      inner(far_at, near_at, n, far_outer, near_first + near_outer);
     });
   });
 }
@@ -314,19 +325,17 @@ void run_lines(const Lines& lines, int64_t begin, int64_t end, int64_t along_beg
   bool run_along = std::abs(lines.along.near) <= std::abs(last.near) || last.n == 1;
   int64_t index_size = lines.index_dtype.size();
   auto run = [&](int64_t far_at, int64_t index_at, int64_t near_at, const LineAxis& axis, int64_t n) {
-    int64_t far_table[kChunk], near_table[kChunk];
+    int64_t table[kChunk];
     for (int64_t i = 0; i < n; i += kChunk) {
       int64_t m = std::min(kChunk, n - i);
-      for (int64_t k = 0; k < m; ++k) {
-        far_table[k] = far_at + (i + k) * axis.far;
-        near_table[k] = near_at + (i + k) * axis.near;
-      }
-      lines.indexed.add_offsets(lines.index_dtype, index + (index_at + i * axis.index) * index_size,
-                                axis.index, m, far_table);
+      lines.indexed.offsets(lines.index_dtype, index + (index_at + i * axis.index) * index_size, axis.index,
+                            m, axis.far, table);
+      char* far_row = far + (far_at + i * axis.far) * size;
+      char* near_row = near + (near_at + i * axis.near) * size;
       if (gather)
-        rows(near, near_table, far, far_table, m, 1, 0, 0);
+        rows(near_row, {nullptr, axis.near}, far_row, {table, 0}, m, 1, 0, 0);
       else
-        rows(far, far_table, near, near_table, m, 1, 0, 0);
+        rows(far_row, {table, 0}, near_row, {nullptr, axis.near}, m, 1, 0, 0);
     }
   };
   for (int64_t at = begin; at < end;) {
