@@ -46,7 +46,8 @@ class RandomBits : public detail::Parameters<RandomPrimitive, RandomBits> {
 //     e = erfinv(2 * u + (-1 + 2^-24))                         erfinv
 //     sqrt(2) * e                                              normal
 //
-// Normal, 16M values, 2 threads of a Zen 3: see the commit that added it.
+// and without the bits in between, which take as much memory again. Normal, 16M values: 0.8 of the CPU
+// time of the hand-written loop in the limits, on 2 threads of a Zen 3.
 class RandomFloats : public detail::Parameters<RandomPrimitive, RandomFloats> {
  public:
   enum Kind : uint8_t { uniform, erfinv, normal };

@@ -106,32 +106,46 @@ struct SortSpace {
   std::unique_ptr<E[]> a, b;
 };
 
-template <int kBits, class E>
-E* radix_sort_serial(E* a, E* b, int64_t n) {
+// Sorts n elements load(0), load(1), ... and calls emit(position, element) for each. Reading counts
+// all digits and the last pass emits, so that memory is gone through as seldom as possible.
+template <int kBits, class E, class Load, class Emit>
+void radix_sort_serial(E* a, E* b, int64_t n, Load&& load, Emit&& emit) {
   using Key = decltype(key_of(*a));
   constexpr int kDigits = (8 * sizeof(Key) + kBits - 1) / kBits;
   constexpr uint32_t kSize = 1u << kBits, kMask = kSize - 1;
+  auto digit = [](const E& e, int d) { return static_cast<uint32_t>(key_of(e) >> (d * kBits)) & kMask; };
   thread_local std::vector<uint32_t> counts;
   counts.assign(kDigits * kSize, 0);
   uint32_t* count = counts.data();
   for (int64_t i = 0; i < n; ++i) {
-    Key k = key_of(a[i]);
-    for (int d = 0; d < kDigits; ++d) ++count[d * kSize + (static_cast<uint32_t>(k >> (d * kBits)) & kMask)];
+    const E e = load(i);
+    a[i] = e;
+    for (int d = 0; d < kDigits; ++d) ++count[d * kSize + digit(e, d)];
   }
+  int passes[kDigits], last = 0;  // the digits that are not the same everywhere
   for (int d = 0; d < kDigits; ++d) {
-    uint32_t* offset = count + d * kSize;
-    const int shift = d * kBits;
-    if (offset[static_cast<uint32_t>(key_of(a[0]) >> shift) & kMask] == n) continue;  // all the same
+    if (count[d * kSize + digit(a[0], d)] == n) continue;
+    passes[last++] = d;
     uint32_t sum = 0;
-    for (uint32_t i = 0; i < kSize; ++i) sum += std::exchange(offset[i], sum);
-    for (int64_t i = 0; i < n; ++i) b[offset[static_cast<uint32_t>(key_of(a[i]) >> shift) & kMask]++] = a[i];
+    for (uint32_t i = 0; i < kSize; ++i) sum += std::exchange(count[d * kSize + i], sum);
+  }
+  if (last-- == 0) {
+    for (int64_t i = 0; i < n; ++i) emit(i, a[i]);
+    return;
+  }
+  for (int p = 0; p < last; ++p) {
+    const int d = passes[p];
+    uint32_t* offset = count + d * kSize;
+    for (int64_t i = 0; i < n; ++i) b[offset[digit(a[i], d)]++] = a[i];
     std::swap(a, b);
   }
-  return a;
+  const int d = passes[last];
+  uint32_t* offset = count + d * kSize;
+  for (int64_t i = 0; i < n; ++i) emit(offset[digit(a[i], d)]++, a[i]);
 }
 
-// The same with every pass split over threads: chunk c of digit v goes after all smaller
-// digits and after the earlier chunks of v.
+// Sorts a[0, n) with every pass split over threads; returns which of a and b holds the result. Chunk c of
+// digit v goes after all smaller digits and after the earlier chunks of v.
 template <class E>
 E* radix_sort_parallel(E* a, E* b, int64_t n) {
   using Key = decltype(key_of(*a));
@@ -163,18 +177,36 @@ E* radix_sort_parallel(E* a, E* b, int64_t n) {
 
 inline constexpr int64_t kSortInParallel = 1 << 17;  // elements of one row
 
-// Sorts a[0, n), stable by key; b is as large. Returns which of the two holds the result.
-// REQUIRES: Indexed elements come in order of index.
-template <class E>
-E* radix_sort(E* a, E* b, int64_t n, bool parallel) {
+// Calls f(begin, end) for the parts of a row.
+template <class F>
+void for_parts(int64_t n, bool parallel, F&& f) {
+  if (parallel)
+    parallel_for(n, 1 << 14, f);
+  else
+    f(int64_t{0}, n);
+}
+
+// Sorts n elements load(0), load(1), ..., stable by key, and calls emit(position, element) for each.
+// a and b have room for n; `parallel` uses all threads.
+// REQUIRES: Indexed elements are loaded in order of index.
+template <class E, class Load, class Emit>
+void radix_sort(E* a, E* b, int64_t n, bool parallel, Load&& load, Emit&& emit) {
   using Key = decltype(key_of(*a));
-  if (n <= 64) {
-    std::sort(a, a + n);
-    return a;
+  if (n > 64 && !parallel) {
+    if (sizeof(Key) >= 4 && n >= 1024 && n <= 1 << 16) return radix_sort_serial<11>(a, b, n, load, emit);
+    return radix_sort_serial<8>(a, b, n, load, emit);
   }
-  if (parallel && n >= kSortInParallel) return radix_sort_parallel(a, b, n);
-  if (sizeof(Key) >= 4 && n >= 1024 && n <= 1 << 16) return radix_sort_serial<11>(a, b, n);
-  return radix_sort_serial<8>(a, b, n);
+  for_parts(n, parallel, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) a[i] = load(i);
+  });
+  E* sorted = a;
+  if (parallel)
+    sorted = radix_sort_parallel(a, b, n);
+  else
+    std::sort(a, a + n);
+  for_parts(n, parallel, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) emit(i, sorted[i]);
+  });
 }
 
 }  // namespace lazuli::cpu

@@ -23,15 +23,6 @@ void for_each_row(int64_t rows, int64_t n, F&& f) {
   });
 }
 
-// Calls f(begin, end) for the parts of one row.
-template <class F>
-void for_range(int64_t n, bool parallel, F&& f) {
-  if (parallel)
-    parallel_for(n, 1 << 14, f);
-  else
-    f(int64_t{0}, n);
-}
-
 // Calls f with the type whose keys sort the dtype.
 template <class F>
 void dispatch_key(Dtype t, F&& f) {
@@ -51,20 +42,16 @@ void run_sort(const KernelCall& call) {
     using Key = typename K::Key;
     for_each_row<Key>(rows, n, [&](int64_t r, SortSpace<Key>& space, bool parallel) {
       const T* x = in.as<T>() + r * n;
-      T* y = call.out[0].as<T>() + r * n;
-      for_range(n, parallel, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) space.a[i] = K::template encode<false>(x[i]);
-      });
-      const Key* sorted = radix_sort(space.a.get(), space.b.get(), n, parallel);
-      for_range(n, parallel, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) y[i] = K::decode(sorted[i]);
-      });
+      T* y = call.out[0].as<T>() + r * n;  // may be x: everything is read before the first store
+      radix_sort(
+          space.a.get(), space.b.get(), n, parallel,
+          [&](int64_t i) { return K::template encode<false>(x[i]); },
+          [&](int64_t i, Key key) { y[i] = K::decode(key); });
     });
   });
 }
 
-// Fills `space.a` with the keys of row x and their indices, lets `order` arrange them, and
-// stores the indices.
+// Calls order(space, n, parallel, load, emit) for every row, with indexed keys.
 template <class F>
 void run_indexed(const KernelCall& call, F&& order) {
   const Operand& in = call.in[0];
@@ -76,27 +63,29 @@ void run_indexed(const KernelCall& call, F&& order) {
     for_each_row<E>(rows, n, [&](int64_t r, SortSpace<E>& space, bool parallel) {
       const T* x = in.as<T>() + r * n;
       uint32_t* y = call.out[0].as<uint32_t>() + r * n;
-      for_range(n, parallel, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-          space.a[i] = {K::template encode<true>(x[i]), static_cast<uint32_t>(i)};
-      });
-      const E* ordered = order(space.a.get(), space.b.get(), n, parallel);
-      for_range(n, parallel, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) y[i] = ordered[i].index;
-      });
+      order(
+          space, n, parallel,
+          [&](int64_t i) {
+            return E{K::template encode<true>(x[i]), static_cast<uint32_t>(i)};
+          },
+          [&](int64_t i, const E& e) { y[i] = e.index; });
     });
   });
 }
 
 void run_argsort(const KernelCall& call) {
-  run_indexed(call, [](auto* a, auto* b, int64_t n, bool parallel) { return radix_sort(a, b, n, parallel); });
+  run_indexed(call, [](auto& space, int64_t n, bool parallel, auto load, auto emit) {
+    radix_sort(space.a.get(), space.b.get(), n, parallel, load, emit);
+  });
 }
 
 void run_argpartition(const KernelCall& call) {
   const int64_t kth = static_cast<const ArgPartition&>(call.primitive).kth;
-  run_indexed(call, [kth](auto* a, auto*, int64_t n, bool) {
+  run_indexed(call, [kth](auto& space, int64_t n, bool, auto load, auto emit) {
+    auto* a = space.a.get();
+    for (int64_t i = 0; i < n; ++i) a[i] = load(i);
     std::nth_element(a, a + kth, a + n);
-    return a;
+    for (int64_t i = 0; i < n; ++i) emit(i, a[i]);
   });
 }
 
