@@ -316,7 +316,8 @@ std::vector<Group> groups_of(const Shape& space, const std::vector<int>& axes) {
   return groups;
 }
 
-// Do neighbours in the order of the sum lie in different cache lines? Then a blocked transposition comes first.
+// Do neighbours in the order of the sum lie in different cache lines? Then a blocked transposition comes
+// first.
 bool walks_badly(const Operand& in, const Shape& space) {
   if (in.row_contiguous || in.size < kGrain) return false;
   for (size_t i = space.size(); i-- > 0;)
