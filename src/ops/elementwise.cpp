@@ -107,13 +107,14 @@ std::optional<array> derivative(Op op, const std::vector<array>& in, const array
   const array& y = in.back();
   (void)y;
   (void)r;
+  // clang-format off
   switch (op) {
-#define UNARY(name, types, result, value, dx)                                                  \
-  case Op::name:                                                                               \
-    return dx;                                                                                 \
-#define BINARY(name, types, result, value, dx, dy) case Op::name : if (by == 0) return dx; \
-    return dy;
+#define UNARY(name, types, result, value, dx) \
+    case Op::name: return dx;
+#define BINARY(name, types, result, value, dx, dy) \
+    case Op::name: if (by == 0) return dx; return dy;
 #include "ops/elementwise.def"
+      // clang-format on
     default: return ZERO;
   }
 }
