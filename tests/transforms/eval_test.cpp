@@ -94,7 +94,7 @@ TEST(EvalMemory, OutputsTakeOverInputs) {
   size_t before = get_active_memory();
   x = exp(x) + 1.0f;
   x.eval();
-  EXPECT_EQ(get_peak_memory(), before);
+  EXPECT_LE(get_peak_memory(), before + 1024);  // scalars
   array kept = x;
   x = x + 1.0f;  // now somebody else reads it
   x.eval();
@@ -172,7 +172,10 @@ TEST(EvalThreads, SameBitsForEveryThreadCount) {
 TEST(Profile, TableAndTrace) {
   array x = random_array({1000}, float32);
   auto p = profile();
-  for (int i = 0; i < 3; ++i) exp(x + static_cast<float>(i)).eval();
+  for (int i = 0; i < 3; ++i) {
+    array y = exp(x + static_cast<float>(i));  // a temporary alive during eval would be kept, too
+    y.eval();
+  }
   p.stop();
   exp(x).eval();  // not recorded
   ASSERT_EQ(p.events().size(), 3u);
