@@ -176,6 +176,7 @@ struct Image {
   }
 
   void avg(Rows<T> x, Rows<T> y) {
+    const W weight = share();
     W sum[kChannels];
     w.each([&](int64_t) { std::fill_n(sum, channels, W(0)); },
            [&](int64_t, int64_t i) {
@@ -183,18 +184,19 @@ struct Image {
              for (int64_t c = 0; c < channels; ++c) sum[c] += v[c];
            },
            [&](int64_t o) {
-             for (int64_t c = 0; c < channels; ++c) sum[c] *= share();
+             for (int64_t c = 0; c < channels; ++c) sum[c] *= weight;
              y.store(o * all, channels, sum);
            });
   }
 
   void avg_spread(Rows<T> g, Rows<T> out) {
+    const W weight = share();
     W part[kChannels];
     clear(out);
     w.each(
         [&](int64_t o) {
           const W* v = g.load(o * all, channels, buffer[0]);
-          for (int64_t c = 0; c < channels; ++c) part[c] = v[c] * share();
+          for (int64_t c = 0; c < channels; ++c) part[c] = v[c] * weight;
         },
         [&](int64_t, int64_t i) {
           const W* before = out.load(i * all, channels, buffer[1]);

@@ -233,7 +233,7 @@ void run_block(int64_t rows, bool dot, const T* w, int64_t w_step, int64_t n, in
     HWY_DYNAMIC_DISPATCH(block_f64)(rows, dot, w, w_step, n, k, x, x_row, y, y_row);
 }
 
-constexpr int64_t kColumns = 1024;  // columns of a block: its sums stay in L1
+constexpr int64_t kSums = 4096;  // of a block: x @ W reads long pieces of W's rows, and these stay in L1
 
 }  // namespace
 
@@ -245,7 +245,7 @@ void skinny_product(const Skinny<T>& p, std::span<const typename Skinny<T>::Item
   const int64_t w_step = dot ? p.w_n : p.w_k;
 
   // Blocks of columns; where they are too few to share out, also of k.
-  int64_t columns = dot ? std::clamp<int64_t>(16384 / k / 4 * 4, 4, 256) : kColumns;
+  int64_t columns = dot ? std::clamp<int64_t>(16384 / k / 4 * 4, 4, 256) : kSums / rows / 64 * 64;
   int64_t across = (n + columns - 1) / columns, k_block = k;
   if (items * across < 16 && n * k >= 1 << 16) {
     int64_t parts = 16 / (items * across);
@@ -278,7 +278,7 @@ void skinny_product(const Skinny<T>& p, std::span<const typename Skinny<T>::Item
   int64_t per_block = std::min(n, columns) * std::min(k, k_block);
   parallel_for(items * across * depth, std::max<int64_t>(1, 32768 / std::max<int64_t>(1, per_block)),
                [&](int64_t begin, int64_t end) {
-                 F y[kMaxSkinnyRows * kColumns];
+                 F y[kSums];
                  for (int64_t t = begin; t < end; ++t) {
                    int64_t i = t / (across * depth), part = t / across % depth;
                    int64_t j0 = t % across * columns, j1 = std::min(n, j0 + columns);
