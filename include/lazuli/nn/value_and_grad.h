@@ -1,7 +1,7 @@
 // Gradients of a loss by the trainable parameters of a model.
 //
 //     auto step = nn::value_and_grad(model, [](const MLP& m, const array& x, const array& y) {
-//       return losses::cross_entropy(m(x), y, {.reduction = mean});
+//       return losses::cross_entropy(m(x), y, {.reduction = losses::mean});
 //     });
 //     auto [loss, grads] = step(x, y);                     // grads: nn::Tree
 //
