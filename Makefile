@@ -5,7 +5,7 @@ PRESET ?= release
 JOBS ?= $(shell nproc)
 BUILD := build/$(PRESET)
 MNIST_DATA ?= /usr/share/datasets/fashion-mnist
-MNIST_ARGS ?= --model cnn --epochs 5 --save build/mnist
+MNIST_ARGS ?= --model cnn --epochs 8 --save build/mnist
 
 STEP := @scripts/step
 configure = $(STEP) "Configuring ($(PRESET))" cmake --preset $(PRESET) --log-level=WARNING
