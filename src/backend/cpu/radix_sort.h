@@ -10,6 +10,7 @@
 #include <concepts>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "backend/cpu/parallel.h"
@@ -52,9 +53,12 @@ struct SortKey {
     else if constexpr (kInteger)
       return bits ^ kSign;
     else {
-      if (Key(bits & Key(~kSign)) > infinity()) return static_cast<Key>(~Key(0));
+      const bool is_nan = Key(bits & Key(~kSign)) > infinity();
       if (equal_zeros && bits == kSign) bits = 0;
-      return static_cast<Key>(bits & kSign ? ~bits : bits | kSign);
+      // All bits of negative numbers flip, else the sign alone; a branch would be a coin toss.
+      Key flip = static_cast<Key>(-(bits >> (8 * sizeof(Key) - 1))) | kSign;
+      Key key = bits ^ flip;
+      return is_nan ? static_cast<Key>(~Key(0)) : key;
     }
   }
   static T decode(Key key) {
@@ -63,7 +67,8 @@ struct SortKey {
     else if constexpr (kInteger)
       return std::bit_cast<T>(static_cast<Key>(key ^ kSign));
     else
-      return std::bit_cast<T>(static_cast<Key>(key & kSign ? key ^ kSign : ~key));
+      return std::bit_cast<T>(
+          static_cast<Key>(key ^ (static_cast<Key>((key >> (8 * sizeof(Key) - 1)) - 1) | kSign)));
   }
 };
 // By real, then by imaginary part.
