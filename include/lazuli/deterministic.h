@@ -1,8 +1,9 @@
 // Bit-for-bit reproducible results whatever the number of threads.
 //
-// Everything but large products and the weight gradients of convolutions always is: the libraries behind
-// those two split sums by the number of threads. With deterministic(true) they run in blocks that depend on
-// shapes alone, at up to 10% more time (more where few but long sums leave threads idle).
+// All results are, except those of large matrix products (above about 512^3 multiplications), which
+// are split by the number of threads, and of oneDNN's convolutions, some of whose kernels sum by it.
+// With deterministic(true) both run in blocks that depend on shapes alone: large products take up to
+// 10% longer, convolutions longer where the batch is smaller than the number of threads.
 //
 //     lazuli::deterministic(true);   // before evaluating
 #pragma once

@@ -13,6 +13,7 @@
 
 #include "backend/cpu/one_thread.h"
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/scratch.h"
 #include "lazuli/deterministic.h"
 
 // OpenBLAS's choice of kernels. Weak: a build for one architecture lacks them.
@@ -117,25 +118,17 @@ Gemm<T> part(Gemm<T> g, int64_t i, int64_t rows, int64_t j, int64_t columns) {
   return g;
 }
 
-// The batch in blocks fixed by the shapes, each computed by one thread.
-template <class T>
-void gemm_in_blocks(const Gemm<T>& g, std::span<const GemmOffsets> batch) {
-  double cells = double(g.m) * g.n * batch.size();
-  int64_t rows = cells <= 128 * 256 ? 64 : cells <= 1 << 20 ? 128 : 256;
-  int64_t columns = cells <= 128 * 256 ? 128 : cells <= 1 << 20 ? 256 : 512;
-  int64_t down = (g.m + rows - 1) / rows, across = (g.n + columns - 1) / columns;
-  int64_t tasks = down * across * static_cast<int64_t>(batch.size());
-  auto run = [&](int64_t t) {
-    int64_t i = t / across % down * rows, j = t % across * columns;
-    call(part(at(g, batch[t / (across * down)]), i, std::min(rows, g.m - i), j, std::min(columns, g.n - j)));
-  };
+// Calls run(t) for every task, each of which calls a library on one thread. The libraries' own
+// threads are never used: their bits depend on how many there are, and OpenBLAS's wait for each
+// other in spinning barriers, up to 30 times slower when other programs use the cores.
+template <class F>
+void for_each_task(int64_t tasks, double work, F&& run) {
 #ifdef _OPENMP
-  // The libraries use one thread when called from inside an active region; a tiny product is not worth one.
-  double work = 2 * cells * g.k;
   int threads = omp_in_parallel() ? 1 : num_threads();
-  if (threads > 1 && (tasks > 1 || work > 4e5)) {
+  if (threads > 1 && work > 2e5) {
     std::exception_ptr error;
-    int wanted = std::clamp<double>(work / 2e5, 2, threads);
+    // An active region is what keeps the libraries to one thread, even for a single task.
+    int wanted = std::clamp<double>(work / 1e5, 2, threads);
 #pragma omp parallel for schedule(dynamic) num_threads(wanted)
     for (int64_t t = 0; t < tasks; ++t) {
       try {
@@ -151,6 +144,76 @@ void gemm_in_blocks(const Gemm<T>& g, std::span<const GemmOffsets> batch) {
 #endif
   OneThread guard;
   for (int64_t t = 0; t < tasks; ++t) run(t);
+}
+
+struct Blocks {
+  int64_t rows, columns;
+};
+
+// By shape alone.
+Blocks fixed_blocks(double cells) {
+  if (cells <= 128 * 256) return {64, 128};
+  if (cells <= 1 << 20) return {128, 256};
+  return {256, 512};
+}
+
+// One block a thread, as square as can be: what blocks of a row or column read again is packed again.
+Blocks blocks_for_threads(int64_t m, int64_t n, int64_t items) {
+  int64_t wanted = (num_threads() + items - 1) / items;
+  Blocks best{m, n};
+  double least = -1;
+  for (int64_t down = 1; down <= wanted; ++down) {
+    int64_t across = (wanted + down - 1) / down;
+    double cost = (double(down) * n + double(across) * m) * (down * across);
+    if (least >= 0 && cost >= least) continue;
+    least = cost;
+    auto part = [](int64_t extent, int64_t parts, int64_t step) {
+      return ((extent + parts - 1) / parts + step - 1) / step * step;
+    };
+    best = {part(m, down, 48), part(n, across, 64)};
+  }
+  return best;
+}
+
+template <class T>
+void gemm_in_blocks(const Gemm<T>& g, std::span<const GemmOffsets> batch, Blocks size) {
+  int64_t down = (g.m + size.rows - 1) / size.rows, across = (g.n + size.columns - 1) / size.columns;
+  int64_t items = batch.size();
+  for_each_task(down * across * items, 2.0 * g.m * g.n * g.k * items, [&](int64_t t) {
+    int64_t i = t / across % down * size.rows, j = t % across * size.columns;
+    call(part(at(g, batch[t / (across * down)]), i, std::min(size.rows, g.m - i), j,
+              std::min(size.columns, g.n - j)));
+  });
+}
+
+// Few results that are long sums: parts of the sums fixed by the shape, added in order.
+template <class T>
+void gemm_in_sums(const Gemm<T>& g, std::span<const GemmOffsets> batch) {
+  int64_t step = std::max<int64_t>(1024, (g.k / 16 + 63) / 64 * 64), parts = (g.k + step - 1) / step;
+  int64_t items = batch.size(), cells = g.m * g.n;
+  Scratch scratch(sizeof(T) * items * parts * cells);
+  T* sums = scratch.as<T>();
+  for_each_task(items * parts, 2.0 * cells * g.k * items, [&](int64_t t) {
+    Gemm<T> p = at(g, batch[t / parts]);
+    int64_t l = t % parts * step;
+    p.a += p.a_transposed ? l * p.lda : l;
+    p.b += p.b_transposed ? l : l * p.ldb;
+    p.k = std::min(step, g.k - l);
+    p.c = sums + t * cells;
+    p.ldc = g.n;
+    p.beta = T(0);
+    call(p);
+  });
+  for (int64_t item = 0; item < items; ++item)
+    for (int64_t i = 0; i < g.m; ++i) {
+      T* c = g.c + batch[item].c + i * g.ldc;
+      for (int64_t j = 0; j < g.n; ++j) {
+        const T* from = sums + item * parts * cells + i * g.n + j;
+        T sum = from[0];
+        for (int64_t p = 1; p < parts; ++p) sum += from[p * cells];
+        c[j] = g.beta == T(0) ? sum : g.beta * c[j] + sum;
+      }
+    }
 }
 
 }  // namespace
@@ -171,13 +234,12 @@ template <class T>
 void gemm(const Gemm<T>& g, std::span<const GemmOffsets> batch) {
   if (g.m == 0 || g.n == 0 || batch.empty()) return;
   prepare_openblas();
-  // Splitting by shape alone costs nothing where blocks are small anyway. Large products gain up to 10%
-  // from the libraries' own split.
-  double work = 2.0 * g.m * g.n * g.k;
-  bool small = work <= 1.2e8 && double(g.m) * g.n >= 64 * 128;
-  bool many = batch.size() >= 4 && work <= 2.5e8;
-  if (deterministic() || work <= 4e6 || small || many) return gemm_in_blocks(g, batch);
-  for (auto& o : batch) call(at(g, o));
+  double cells = double(g.m) * g.n * batch.size(), work = 2.0 * g.m * g.n * g.k;
+  if (cells <= 128 * 128 && g.k >= 4096) return gemm_in_sums(g, batch);
+  // Blocks by shape cost nothing below 512^3; above, larger ones are up to 10% faster.
+  bool small = work <= 2.7e8 && (cells >= 64 * 128 || work <= 4e6);
+  if (deterministic() || small) return gemm_in_blocks(g, batch, fixed_blocks(cells));
+  gemm_in_blocks(g, batch, blocks_for_threads(g.m, g.n, batch.size()));
 }
 
 template void gemm(const Gemm<float>&, std::span<const GemmOffsets>);

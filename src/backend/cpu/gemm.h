@@ -34,8 +34,8 @@ struct GemmOffsets {
   int64_t a, b, c;
 };
 
-// Uses all cores. T is float, double or complex64_t. Small products, and all
-// under deterministic(true), give the same bits for any number of threads.
+// Uses all cores: blocks of the result, each by one thread. T is float, double or complex64_t. Up to
+// about 512^3, and always under deterministic(true), the bits do not depend on the number of threads.
 template <class T>
 void gemm(const Gemm<T>& g, std::span<const GemmOffsets> batch);
 template <class T>
