@@ -79,6 +79,21 @@ int64_t place_of(T value, const T* x, int64_t n) {
 }
 
 template <class Op, class T>
+void improve_columns(const T* HWY_RESTRICT x, int64_t width, uint32_t row, T* HWY_RESTRICT best,
+                     uint32_t* HWY_RESTRICT index) {
+  if (row == 0) {
+    std::copy_n(x, width, best);
+    std::fill_n(index, width, 0u);
+    return;
+  }
+  for (int64_t j = 0; j < width; ++j) {
+    const bool better = wins<Op>(x[j], best[j]);
+    best[j] = better ? x[j] : best[j];
+    index[j] = better ? row : index[j];
+  }
+}
+
+template <class Op, class T>
 const ArgKernels* arg_kernels_of() {
   static constexpr ArgKernels kernels = {
       sizeof(T),
@@ -94,20 +109,9 @@ const ArgKernels* arg_kernels_of() {
         if (wins<Op>(*reinterpret_cast<const T*>(later.value), *reinterpret_cast<T*>(best.value)))
           best = later;
       },
-      [](const void* data, int64_t width, int64_t row, void* values, uint32_t* HWY_RESTRICT index) {
-        const T* HWY_RESTRICT x = static_cast<const T*>(data);
-        T* HWY_RESTRICT best = static_cast<T*>(values);
-        const uint32_t r = static_cast<uint32_t>(row);
-        if (row == 0) {
-          std::copy_n(x, width, best);
-          std::fill_n(index, width, 0u);
-          return;
-        }
-        for (int64_t j = 0; j < width; ++j) {
-          const bool better = wins<Op>(x[j], best[j]);
-          best[j] = better ? x[j] : best[j];
-          index[j] = better ? r : index[j];
-        }
+      [](const void* x, int64_t width, int64_t row, void* best, uint32_t* index) {
+        improve_columns<Op>(static_cast<const T*>(x), width, static_cast<uint32_t>(row), static_cast<T*>(best),
+                            index);
       }};
   return &kernels;
 }

@@ -110,21 +110,80 @@ struct Extreme {
 using Max = Extreme<1>;
 using Min = Extreme<-1>;
 
+// kCount vectors in registers. Halves, not an array: the compiler keeps arrays of vectors in memory.
+template <class D, int64_t kCount>
+struct Registers {
+  static constexpr int64_t kHalf = kCount / 2 * static_cast<int64_t>(hn::MaxLanes(D()));
+  Registers<D, kCount / 2> low, high;
+
+  template <class F>
+  HWY_INLINE void each(F f, int64_t at = 0) {  // f(vector, where its first lane belongs)
+    low.each(f, at);
+    high.each(f, at + kHalf);
+  }
+  template <class Op>
+  HWY_INLINE hn::Vec<D> fold(D d) const {
+    return low.template fold_with<Op>(d, high).template fold<Op>(d);
+  }
+  template <class Op>
+  HWY_INLINE Registers fold_with(D d, const Registers& o) const {
+    return {low.template fold_with<Op>(d, o.low), high.template fold_with<Op>(d, o.high)};
+  }
+};
+template <class D>
+struct Registers<D, 1> {
+  hn::Vec<D> v;
+  template <class F>
+  HWY_INLINE void each(F f, int64_t at = 0) { f(v, at); }
+  template <class Op>
+  HWY_INLINE hn::Vec<D> fold(D) const { return v; }
+  template <class Op>
+  HWY_INLINE Registers fold_with(D d, const Registers& o) const { return {Op::fold(d, v, o.v)}; }
+};
+
+template <class T>
+struct Load {
+  const T* from;
+  template <class V>
+  HWY_INLINE void operator()(V& v, int64_t at) const { v = hn::LoadU(hn::DFromV<V>(), from + at); }
+};
+template <class T>
+struct Fill {
+  T value;
+  template <class V>
+  HWY_INLINE void operator()(V& v, int64_t) const { v = hn::Set(hn::DFromV<V>(), value); }
+};
+template <class T>
+struct Store {
+  T* to;
+  template <class V>
+  HWY_INLINE void operator()(V& v, int64_t at) const { hn::StoreU(v, hn::DFromV<V>(), to + at); }
+};
+template <class Op, class T>
+struct Fold {
+  const T* from;
+  template <class V>
+  HWY_INLINE void operator()(V& v, int64_t at) const {
+    const hn::DFromV<V> d;
+    v = Op::fold(d, v, hn::LoadU(d, from + at));
+  }
+};
+template <class T>
+using RowTag = hn::CappedTag<T, static_cast<size_t>(kWidth<T>)>;
+template <class T>
+using RowRegisters = Registers<RowTag<T>, kWidth<T> / static_cast<int64_t>(hn::MaxLanes(RowTag<T>()))>;
+
 // Folds x[i] into acc[i % kWidth].
 template <class Op, class T>
 void accumulate(const T* HWY_RESTRICT x, int64_t n, T* HWY_RESTRICT acc) {
   constexpr int64_t width = kWidth<T>;
   int64_t i = 0;
   if constexpr (!is_complex<T>) {
-    const hn::CappedTag<T, width> d;
-    constexpr int64_t lanes = hn::MaxLanes(d), count = width / lanes;
-    using V = hn::Vec<decltype(d)>;
     if (n >= width) {
-      V a[count];
-      for (int64_t j = 0; j < count; ++j) a[j] = hn::LoadU(d, acc + j * lanes);
-      for (; i + width <= n; i += width)
-        for (int64_t j = 0; j < count; ++j) a[j] = Op::fold(d, a[j], hn::LoadU(d, x + i + j * lanes));
-      for (int64_t j = 0; j < count; ++j) hn::StoreU(a[j], d, acc + j * lanes);
+      RowRegisters<T> a;
+      a.each(Load<T>{acc});
+      for (; i + width <= n; i += width) a.each(Fold<Op, T>{x + i});
+      a.each(Store<T>{acc});
     }
   } else {
     for (; i + width <= n; i += width)
@@ -157,6 +216,16 @@ T fold_block(const T* x, int64_t n) {
     return a;
   }
   HWY_ALIGN T acc[kWidth<T>];
+  if constexpr (!is_complex<T>) {
+    if (n % kWidth<T> == 0) {  // nothing leaves the registers
+      const RowTag<T> d;
+      RowRegisters<T> a;
+      a.each(Fill<T>{Op::template identity<T>()});
+      for (int64_t i = 0; i < n; i += kWidth<T>) a.each(Fold<Op, T>{x + i});
+      hn::StoreU(a.template fold<Op>(d), d, acc);
+      return finish<Op, T, static_cast<int64_t>(hn::MaxLanes(d)) / 2>(acc);
+    }
+  }
   fill_identity<Op>(acc, kWidth<T>);
   accumulate<Op>(x, n, acc);
   return finish<Op>(acc);

@@ -87,6 +87,12 @@ void scan_row(const T* x, T* y, int64_t n, T& state, T before) {
 }
 
 template <class Op, class T>
+void scan_step(const T* x, T* y, int64_t width, T* HWY_RESTRICT total) {
+#pragma GCC ivdep
+  for (int64_t j = 0; j < width; ++j) y[j] = total[j] = Op::fold(total[j], x[j]);
+}
+
+template <class Op, class T>
 const ScanKernels* scan_kernels_of() {
   static constexpr ScanKernels kernels = {
       sizeof(T),
@@ -102,11 +108,7 @@ const ScanKernels* scan_kernels_of() {
           scan_row<Op, T, false>(static_cast<const T*>(x), static_cast<T*>(y), n, total, T());
       },
       [](const void* x, void* y, int64_t width, void* state) {
-        const T* from = static_cast<const T*>(x);
-        T* to = static_cast<T*>(y);
-        T* HWY_RESTRICT total = static_cast<T*>(state);
-#pragma GCC ivdep
-        for (int64_t j = 0; j < width; ++j) to[j] = total[j] = Op::fold(total[j], from[j]);
+        scan_step<Op>(static_cast<const T*>(x), static_cast<T*>(y), width, static_cast<T*>(state));
       },
       [](void* total, const void* state) {
         T& t = *static_cast<T*>(total);

@@ -59,7 +59,7 @@ HWY_INLINE V exp_negative(D d, V x) {
 // The order does not matter to a maximum, so the last vector may overlap.
 template <class T>
 T largest(const T* x, int64_t n) {
-  const hn::CappedTag<T, kWidth<T>> d;
+  const RowTag<T> d;
   constexpr int64_t lanes = hn::MaxLanes(d);
   if (n < lanes || n >= kWidth<T>) return fold_block<Max>(x, n);
   auto a = hn::LoadU(d, x + n - lanes);
@@ -69,25 +69,38 @@ T largest(const T* x, int64_t n) {
   return finish<Max, T, lanes / 2>(acc);
 }
 
+template <class T, bool kStore>
+struct AddExp {
+  const T* from;
+  T* to;
+  T shift;
+  template <class V>
+  HWY_INLINE void operator()(V& sum, int64_t at) const {
+    const hn::DFromV<V> d;
+    const V e = exp_negative(d, hn::Sub(hn::LoadU(d, from + at), hn::Set(d, shift)));
+    if constexpr (kStore) hn::StoreU(e, d, to + at);
+    sum = hn::Add(sum, e);
+  }
+};
+
 // Element i adds to accumulator i % kWidth, as in fold_block.
 template <class T, bool kStore>
 T exp_sum_block(const T* x, int64_t n, T m, T* y) {
   constexpr int64_t width = kWidth<T>;
-  const hn::CappedTag<T, width> d;
-  constexpr int64_t lanes = hn::MaxLanes(d), count = width / lanes;
+  const RowTag<T> d;
+  constexpr int64_t lanes = hn::MaxLanes(d);
   using V = hn::Vec<decltype(d)>;
   const V shift = hn::Set(d, m);
-  V a[count];
-  for (int64_t j = 0; j < count; ++j) a[j] = hn::Zero(d);
+  RowRegisters<T> a;
+  a.each(Fill<T>{0});
   int64_t i = 0;
-  for (; i + width <= n; i += width)
-    for (int64_t j = 0; j < count; ++j) {
-      const V e = exp_negative(d, hn::Sub(hn::LoadU(d, x + i + j * lanes), shift));
-      if constexpr (kStore) hn::StoreU(e, d, y + i + j * lanes);
-      a[j] = hn::Add(a[j], e);
-    }
+  for (; i + width <= n; i += width) a.each(AddExp<T, kStore>{x + i, y + i, m});
   HWY_ALIGN T acc[width];
-  for (int64_t j = 0; j < count; ++j) hn::StoreU(a[j], d, acc + j * lanes);
+  if (i == n) {
+    hn::StoreU(a.template fold<Sum>(d), d, acc);
+    return finish<Sum, T, lanes / 2>(acc);
+  }
+  a.each(Store<T>{acc});
   const int64_t rest = i;
   for (; i + lanes <= n; i += lanes) {
     const V e = exp_negative(d, hn::Sub(hn::LoadU(d, x + i), shift));
