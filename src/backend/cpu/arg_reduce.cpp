@@ -1,4 +1,4 @@
-// argmax and argmin: the best value of each cached block, then its place in the block if the block wins.
+// argmax and argmin: the best value block by block, then its place in the block that has it.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/arg_reduce.cpp"
 #include <hwy/foreach_target.h>
@@ -18,7 +18,7 @@
 #define LAZULI_ARG_KERNELS
 namespace lazuli::cpu {
 
-// A candidate: 16 bytes hold a value of any type.
+// A candidate: 16 bytes hold a value of any type. `index` is at first that of its block.
 struct Best {
   alignas(16) char value[16];
   int64_t index = -1;
@@ -26,8 +26,10 @@ struct Best {
 
 struct ArgKernels {
   int64_t size;
-  // Improves `best` by x[0], x[1], ... of indices base, base + 1, ...
+  // Improves `best` by a block of elements, the first of which has index `base`.
   void (*block)(const void* x, int64_t n, int64_t base, Best& best);
+  // Where in its block x[0], x[1], ... the best value is first.
+  int64_t (*place)(const void* x, int64_t n, const Best& best);
   // Improves `best` by a candidate with a larger index.
   void (*merge)(Best& best, const Best& later);
   // Improves column by column by row number `row`; row 0 starts.
@@ -98,20 +100,22 @@ const ArgKernels* arg_kernels_of() {
   static constexpr ArgKernels kernels = {
       sizeof(T),
       [](const void* data, int64_t n, int64_t base, Best& best) {
-        const T* x = static_cast<const T*>(data);
         T& value = *reinterpret_cast<T*>(best.value);
-        T v = fold_block<Op>(x, n);
+        const T v = fold_block<Op>(static_cast<const T*>(data), n);
         if (best.index >= 0 && !wins<Op>(v, value)) return;
         value = v;
-        best.index = base + place_of<Op>(v, x, n);
+        best.index = base;
+      },
+      [](const void* x, int64_t n, const Best& best) {
+        return place_of<Op>(*reinterpret_cast<const T*>(best.value), static_cast<const T*>(x), n);
       },
       [](Best& best, const Best& later) {
         if (wins<Op>(*reinterpret_cast<const T*>(later.value), *reinterpret_cast<T*>(best.value)))
           best = later;
       },
       [](const void* x, int64_t width, int64_t row, void* best, uint32_t* index) {
-        improve_columns<Op>(static_cast<const T*>(x), width, static_cast<uint32_t>(row), static_cast<T*>(best),
-                            index);
+        improve_columns<Op>(static_cast<const T*>(x), width, static_cast<uint32_t>(row),
+                            static_cast<T*>(best), index);
       }};
   return &kernels;
 }
@@ -149,16 +153,17 @@ HWY_EXPORT(arg_kernels);
 
 namespace {
 
-constexpr int64_t kBlock = 4096;         // elements that stay in L1 until the winner is found
-constexpr int64_t kSegment = 16 * 4096;  // elements that are worth a thread
+constexpr int64_t kBlock = 512;             // elements among which a winner is searched
+constexpr int64_t kTile = 1024;             // columns
+constexpr int64_t kSegment = 128 * kBlock;  // elements that are worth a thread, and stay in L2
 
-// Elements of the input in their lane type; halves are converted, at most kBlock at a time.
+// Elements of the input in their lane type; halves are converted, at most kTile at a time.
 class Lanes {
  public:
   explicit Lanes(const Operand& in) : data_(in.as<const char>()), size_(in.dtype.size()) {
     if (in.dtype != float16 && in.dtype != bfloat16) return;
     cast_ = cast_kernel(in.dtype, float32);
-    floats_ = std::make_unique_for_overwrite<float[]>(kBlock);
+    floats_ = std::make_unique_for_overwrite<float[]>(kTile);
   }
   const void* read(int64_t begin, int64_t n) {
     const char* p = data_ + begin * size_;
@@ -187,6 +192,8 @@ void arg_rows(const ArgKernels& k, const Operand& in, int64_t outer, int64_t n, 
         const int64_t count = std::min(kBlock, last - i);
         k.block(lanes.read(row * n + i, count), count, i, best);
       }
+      const int64_t count = std::min(kBlock, last - best.index);
+      best.index += k.place(lanes.read(row * n + best.index, count), count, best);
       if (segments > 1)
         found[static_cast<size_t>(u)] = best;
       else
@@ -202,7 +209,7 @@ void arg_rows(const ArgKernels& k, const Operand& in, int64_t outer, int64_t n, 
 }
 
 void arg_columns(const ArgKernels& k, const Operand& in, const Extents& e, uint32_t* out) {
-  const int64_t tile = std::min<int64_t>(e.inner, 1024), tiles = (e.inner + tile - 1) / tile;
+  const int64_t tile = std::min(e.inner, kTile), tiles = (e.inner + tile - 1) / tile;
   const int64_t grain = std::max<int64_t>(1, kSegment / (e.n * tile));
   parallel_for(e.outer * tiles, grain, [&](int64_t begin, int64_t end) {
     Lanes lanes(in);

@@ -134,30 +134,42 @@ template <class D>
 struct Registers<D, 1> {
   hn::Vec<D> v;
   template <class F>
-  HWY_INLINE void each(F f, int64_t at = 0) { f(v, at); }
+  HWY_INLINE void each(F f, int64_t at = 0) {
+    f(v, at);
+  }
   template <class Op>
-  HWY_INLINE hn::Vec<D> fold(D) const { return v; }
+  HWY_INLINE hn::Vec<D> fold(D) const {
+    return v;
+  }
   template <class Op>
-  HWY_INLINE Registers fold_with(D d, const Registers& o) const { return {Op::fold(d, v, o.v)}; }
+  HWY_INLINE Registers fold_with(D d, const Registers& o) const {
+    return {Op::fold(d, v, o.v)};
+  }
 };
 
 template <class T>
 struct Load {
   const T* from;
   template <class V>
-  HWY_INLINE void operator()(V& v, int64_t at) const { v = hn::LoadU(hn::DFromV<V>(), from + at); }
+  HWY_INLINE void operator()(V& v, int64_t at) const {
+    v = hn::LoadU(hn::DFromV<V>(), from + at);
+  }
 };
 template <class T>
 struct Fill {
   T value;
   template <class V>
-  HWY_INLINE void operator()(V& v, int64_t) const { v = hn::Set(hn::DFromV<V>(), value); }
+  HWY_INLINE void operator()(V& v, int64_t) const {
+    v = hn::Set(hn::DFromV<V>(), value);
+  }
 };
 template <class T>
 struct Store {
   T* to;
   template <class V>
-  HWY_INLINE void operator()(V& v, int64_t at) const { hn::StoreU(v, hn::DFromV<V>(), to + at); }
+  HWY_INLINE void operator()(V& v, int64_t at) const {
+    hn::StoreU(v, hn::DFromV<V>(), to + at);
+  }
 };
 template <class Op, class T>
 struct Fold {

@@ -69,12 +69,13 @@ void scan_row(const T* x, T* y, int64_t n, T& state, T before) {
       auto p = hn::LoadU(d, x + i);
       p = Op::fold(d, p, shifted<Op, 1>(d, p));
       if constexpr (lanes == 4) p = Op::fold(d, p, shifted<Op, 2>(d, p));
-      p = Op::fold(d, total, p);
-      hn::StoreU(kBefore ? Op::fold(d, first, p) : p, d, y + i);
+      const auto up_to = Op::fold(d, total, p);
+      hn::StoreU(kBefore ? Op::fold(d, first, up_to) : up_to, d, y + i);
+      // The last lane of up_to, by the shorter chain of dependences.
       if constexpr (lanes == 4)
-        total = hn::Broadcast<lanes - 1>(p);
+        total = Op::fold(d, total, hn::Broadcast<lanes - 1>(p));
       else
-        total = hn::InterleaveUpper(d, p, p);
+        total = Op::fold(d, total, hn::InterleaveUpper(d, p, p));
     }
     state = hn::GetLane(total);
   }
@@ -399,6 +400,11 @@ struct Rows {
     else
       k.start(buffer, 1);
     char* lanes = buffer + k.size;
+    if (!write && !reverse && !x.converts()) {
+      for (int64_t i = begin; i < end; i += kPiece)
+        k.row(x.at(row * n + i), lanes, std::min(kPiece, end - i), state, nullptr);
+      return;
+    }
     for (int64_t i = begin; i < end; i += kPiece) {
       const int64_t count = std::min(kPiece, end - i), at = place(row, i, count);
       x.load(at, count, lanes, reverse);
