@@ -212,13 +212,14 @@ void reduce_rows(const ReduceKernels& k, const Source& source, int64_t outer, in
   parallel_for(outer * blocks, grain, [&](int64_t begin, int64_t end) {
     Reader reader(source, k.size);
     alignas(64) char acc[128];
+    const int64_t stop =
+        end / blocks * n + end % blocks * kRowBlock;  // units follow one another in the source
     for (int64_t u = begin; u < end;) {
       int64_t start = u / blocks * n + u % blocks * kRowBlock;
       int64_t length = std::min(kRowBlock, n - u % blocks * kRowBlock), got;
-      // Rows that are one block are contiguous: take as many as come.
-      const char* x = reader.read(start, length, blocks == 1 ? end * n : start + length, got);
+      const char* x = reader.read(start, length, stop, got);
       if (got == length) {
-        int64_t rows = blocks == 1 ? 1 + reader.ready(start + n, end * n) / n : 1;
+        int64_t rows = blocks == 1 ? 1 + reader.ready(start + n, stop) / n : 1;
         k.fold_blocks(x, rows, length, target + u * k.size);
         u += rows;
         continue;
@@ -271,7 +272,7 @@ void reduce_columns(const ReduceKernels& k, const Source& source, const Extents&
       } else {
         // One run of memory; `at` is where in the accumulators the next element belongs.
         int64_t length = rows * inner, at = 0;
-        int64_t ahead = blocks == 1 ? end * n * inner : start + length;  // rows of the next units
+        const int64_t ahead = (end / blocks * n + end % blocks * block) * inner;  // where the last unit ends
         for (int64_t i = 0; i < length; i += got) {
           const char* x = reader.read(start + i, length - i, i == 0 ? ahead : start + length, got);
           for (int64_t done = 0; done < got;) {
