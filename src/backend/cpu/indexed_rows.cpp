@@ -107,24 +107,17 @@ void run_rows(void* to, RowPlaces dst_at, const void* from, RowPlaces src_at, in
 
 template <Accumulate op>
 RowsFn rows_of(Dtype dtype) {
-  return dispatch_dtype(dtype, []<class T>(T) -> RowsFn { return &run_rows<op, T>; });
+  return dispatch_dtype(dtype, []<class T>(T) -> RowsFn {
+    // Sums and products of signed and unsigned integers have the same bits.
+    if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool> &&
+                  (op == Accumulate::add || op == Accumulate::prod))
+      return &run_rows<op, std::make_unsigned_t<T>>;
+    else
+      return &run_rows<op, T>;
+  });
 }
 
-RowsFn select_rows(Accumulate op, Dtype dtype) {
-  switch (op) {
-    case Accumulate::add: return rows_of<Accumulate::add>(dtype);
-    case Accumulate::prod: return rows_of<Accumulate::prod>(dtype);
-    case Accumulate::max: return rows_of<Accumulate::max>(dtype);
-    case Accumulate::min: return rows_of<Accumulate::min>(dtype);
-    case Accumulate::none: break;
-  }
-  switch (dtype.size()) {
-    case 1: return &run_rows<Accumulate::none, uint8_t>;
-    case 2: return &run_rows<Accumulate::none, uint16_t>;
-    case 4: return &run_rows<Accumulate::none, uint32_t>;
-    default: return &run_rows<Accumulate::none, uint64_t>;
-  }
-}
+RowsFn add_rows(Dtype dtype) { return rows_of<Accumulate::add>(dtype); }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace lazuli::cpu
@@ -132,7 +125,24 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace lazuli::cpu {
-HWY_EXPORT(select_rows);
-RowsFn rows_kernel(Accumulate op, Dtype dtype) { return HWY_DYNAMIC_DISPATCH(select_rows)(op, dtype); }
+HWY_EXPORT(add_rows);
+
+// Sums are what gradients consist of; the others are rare, so they are compiled once, for the baseline.
+RowsFn rows_kernel(Accumulate op, Dtype dtype) {
+  switch (op) {
+    case Accumulate::add: return HWY_DYNAMIC_DISPATCH(add_rows)(dtype);
+    case Accumulate::prod: return HWY_NAMESPACE::rows_of<Accumulate::prod>(dtype);
+    case Accumulate::max: return HWY_NAMESPACE::rows_of<Accumulate::max>(dtype);
+    case Accumulate::min: return HWY_NAMESPACE::rows_of<Accumulate::min>(dtype);
+    case Accumulate::none: break;
+  }
+  switch (dtype.size()) {
+    case 1: return &HWY_NAMESPACE::run_rows<Accumulate::none, uint8_t>;
+    case 2: return &HWY_NAMESPACE::run_rows<Accumulate::none, uint16_t>;
+    case 4: return &HWY_NAMESPACE::run_rows<Accumulate::none, uint32_t>;
+    default: return &HWY_NAMESPACE::run_rows<Accumulate::none, uint64_t>;
+  }
+}
+
 }  // namespace lazuli::cpu
 #endif
