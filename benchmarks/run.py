@@ -101,8 +101,11 @@ def peers_python():
 
 
 def installed(python, library, environment):
-    done = subprocess.run([python, HERE / "peers.py", library, "--version"], capture_output=True, text=True,
-                          env=environment)
+    try:
+        done = subprocess.run([python, HERE / "peers.py", library, "--version"], capture_output=True, text=True,
+                              env=environment)
+    except OSError as e:
+        sys.exit(f"run.py: {python}, named by LAZULI_PEERS_PYTHON, does not run: {e.strerror}")
     return done.stdout.strip() if done.returncode == 0 else None
 
 
@@ -171,6 +174,7 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "build/bench")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="cores to use (default: all)")
+    parser.add_argument("--no-peers", action="store_true", help="only Lazuli and the limit: a quick look while tuning")
     parser.add_argument("--save", action="store_true", help="copy the table into docs/ and README.md")
     options = parser.parse_args()
 
@@ -187,7 +191,7 @@ def main():
     commands = {"limit": [options.build / "benchmarks/lazuli_limits"],
                 "lazuli": [options.build / "benchmarks/lazuli_bench"]}
     versions = {"limit": "", "lazuli": ""}
-    python = peers_python()
+    python = None if options.no_peers else peers_python()
     for library in ("mlx", "jax", "torch") if python else ():
         if version := installed(python, library, environment):
             commands[library] = [python, HERE / "peers.py", library]

@@ -20,6 +20,7 @@ namespace {
 
 constexpr int64_t kChunk = 2048;          // indices at a time: two tables of 16 KB
 constexpr int64_t kGrainBytes = 1 << 15;  // of values, worth a thread
+constexpr int64_t kCachedBytes = 1 << 22;
 
 struct Axis {
   int64_t n, far, near;
@@ -125,14 +126,20 @@ struct Tables {
         f(RowPlaces{far_at, 0}, i * near.step(), RowPlaces{nullptr, near.step()}, n);
         continue;
       }
-      near.fill(i, n, near_at);
+      if (!near.even()) near.fill(i, n, near_at);
       if (filtered) {
+        // Branchless: which range an index falls into cannot be predicted.
+        const int64_t from = part.from, extent = part.to - from, step = near.step();
         int64_t mine = 0;
-        for (int64_t k = 0; k < n; ++k) {
-          far_at[mine] = far_at[k];
-          near_at[mine] = near_at[k];
-          mine += far_at[k] >= part.from && far_at[k] < part.to;
-        }
+        auto keep = [&](int64_t far_k, int64_t near_k) {
+          far_at[mine] = far_k;
+          near_at[mine] = near_k;
+          mine += static_cast<uint64_t>(far_k - from) < static_cast<uint64_t>(extent);
+        };
+        if (near.even())
+          for (int64_t k = 0; k < n; ++k) keep(far_at[k], (i + k) * step);
+        else
+          for (int64_t k = 0; k < n; ++k) keep(far_at[k], near_at[k]);
         n = mine;
       }
       f(RowPlaces{far_at, 0}, int64_t{0}, RowPlaces{near_at, 0}, n);
@@ -263,7 +270,9 @@ void run_scatter(const KernelCall& call) {
   int64_t thinnest =
       is_run ? std::max<int64_t>(1, 512 / (size * std::max<int64_t>(1, std::abs(axis->far)))) : 1;
   int64_t pieces = std::clamp<int64_t>(axis->n / thinnest, 1, num_threads());
-  int64_t ranges = n > 1 ? (num_threads() + pieces - 1) / pieces : 1, span = reader.span();
+  // A range filters every index, which costs as much as adding an element that lies in a cache.
+  bool worth_ranges = bytes / n >= 64 || out.size * size > kCachedBytes;
+  int64_t ranges = worth_ranges ? (num_threads() + pieces - 1) / pieces : 1, span = reader.span();
   int64_t step = (axis->n + pieces - 1) / pieces;
   bool in_outer = axis >= nest.outer.data() && axis < nest.outer.data() + nest.outer.size();
   size_t at = axis - (in_outer ? nest.outer : nest.inner).data();
