@@ -112,16 +112,19 @@ def cubic_rest(f, taylor):  # (f(r) - r) / r^3 in z = r^2; the series where that
 
 TAN = [LD(1) / 3, LD(2) / 15, LD(17) / 315, LD(62) / 2835, LD(1382) / 155925]
 tan_rest = cubic_rest(np.tan, TAN)
-tanh_rest = cubic_rest(np.tanh, [(-1) ** (k + 1) * t for k, t in enumerate(TAN)])
 atan_rest = cubic_rest(np.arctan, [LD((-1) ** k) / (2 * k + 1) for k in range(1, 8)])
 
 
 ERF = [(LD((-1) ** k) / factorial(k) / (2 * k + 1)) * 2 / np.sqrt(LD(np.pi)) for k in range(40)]
 
 
-def erfcx_log(t):  # -log(erfc(t))
+def erfcx_log2(t):  # -log2(erfc(t))
     t = t.astype(np.float64)
-    return LD(1) * (t * t) - np.log(special.erfcx(t)).astype(LD)
+    return (LD(1) * (t * t) - np.log(special.erfcx(t)).astype(LD)) / np.log(LD(2))
+
+
+def exp2_rest(r):  # (2^-r - 1) / r
+    return series(r, [(-np.log(LD(2))) ** (k + 1) / factorial(k + 1) for k in range(24)])
 
 
 def main():
@@ -135,11 +138,11 @@ def main():
     fit("kTan", tan_rest, 0, 0.62, 6, z, note="(tan r - r) / r^3 in r^2, |r| <= pi/4;")
     fit("kAsin", odd_rest(asin_terms()), 0, 0.25, 4, z, note="(asin x - x) / x^3 in x^2, |x| <= 1/2;")
     fit("kAtan", atan_rest, 0, 1, 8, z, note="(atan x - x) / x^3 in x^2, |x| <= 1;")
-    fit("kTanh", tanh_rest, 0, 0.36, 4, z, note="(tanh x - x) / x^3 in x^2, |x| <= 0.6;")
     fit("kSinh", odd_rest(SINH), 0, 1, 3, z, note="(sinh x - x) / x^3 in x^2, |x| <= 1;")
-    fit("kErf", lambda z: series(z, ERF) - 1, 0, 0.93**2, 6, one, note="erf(x) / x - 1 in x^2, |x| < 0.93;")
-    fit("kErfc", erfcx_log, 0.92, 4, 6, lambda t: special.erfc(t.astype(np.float64)).astype(LD),
-        note="-log(erfc(t)), 0.92 <= t <= 4;")
+    fit("kErf", lambda z: series(z, ERF) - 1, 0, 0.93**2, 5, one, note="erf(x) / x - 1 in x^2, |x| <= 0.93;")
+    fit("kErfc", erfcx_log2, 0.92, 4, 6, lambda t: special.erfc(t.astype(np.float64)).astype(LD),
+        note="-log2(erfc(t)), 0.92 <= t <= 4;")
+    fit("kExp2Negative", exp2_rest, -0.5, 0.5, 4, lambda r: np.abs(r), note="(2^-r - 1) / r, |r| <= 1/2;")
 
     # erfinv(x) / x in w = -log(1 - x^2): near 0 in w, then in sqrt(w).
     def center(w):

@@ -49,7 +49,7 @@ array hard_shrink(const array& x, double lambda) { return where(abs(x) <= lambda
 array hard_tanh(const array& x, double min, double max) { return at_most(max, at_least(min, x)); }
 array hardswish(const array& x) { return x * at_most(6, relu(x + 3)) / 6; }
 array step(const array& x, double threshold) { return astype(x >= threshold, int32); }
-array gelu(const array& x) { return x * (1 + erf(x / std::numbers::sqrt2)) / 2; }
+array gelu(const array& x) { return x * (1 + erf(x * (1 / std::numbers::sqrt2))) * 0.5; }
 array gelu_approx(const array& x) {
   return 0.5 * x * (1 + tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * (x * x * x))));
 }

@@ -42,7 +42,7 @@ class CpuBackend : public Backend {
       copy(in[0], out[0]);
       return;
     }
-    TileRunner runner(program, space, in);
+    TileRunner runner(program, space, in, out);
     int64_t size = runner.size(), tile = runner.tile_size();
     auto range = [&](int64_t begin, int64_t end) {
       auto context = runner.context();

@@ -24,9 +24,6 @@ struct Axis {
 // Axes from the outermost to the innermost, none of extent 1, neighbours merged.
 using Axes = SmallVector<Axis, 6>;
 
-// Outputs at least this large do not fit in the cache, so that stores bypass it.
-inline constexpr int64_t kStreamBytes = 16 << 20;
-
 }  // namespace lazuli::cpu
 #endif
 
@@ -317,6 +314,10 @@ void stream_copy(const T* HWY_RESTRICT s, T* HWY_RESTRICT d, int64_t n) {
   std::memcpy(d, s, n * sizeof(T));
 }
 
+void stream_bytes(const void* s, void* d, int64_t bytes) {
+  stream_copy(static_cast<const uint8_t*>(s), static_cast<uint8_t*>(d), bytes);
+}
+
 // ---- the choice ----
 
 template <class T>
@@ -398,6 +399,7 @@ namespace lazuli::cpu {
 
 HWY_EXPORT(copy_sized);
 HWY_EXPORT(walk_sized);
+HWY_EXPORT(stream_bytes);
 
 namespace {
 
@@ -438,6 +440,11 @@ void run(const Operand& src, const Operand& dst, bool parallel) {
 
 void copy(const Operand& src, const Operand& dst) { run(src, dst, true); }
 void copy_serial(const Operand& src, const Operand& dst) { run(src, dst, false); }
+
+void store_past_cache(void* to, const void* from, int64_t bytes) {
+  HWY_DYNAMIC_DISPATCH(stream_bytes)(from, to, bytes);
+}
+void flush_stores() { hwy::FlushStream(); }
 
 void copy_range(const Operand& src, int64_t begin, int64_t n, void* dst) {
   Axes axes;

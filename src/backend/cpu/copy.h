@@ -16,4 +16,11 @@ void copy_serial(const Operand& src, const Operand& dst);
 // memory. Serial; made for tiles of about 1000 elements.
 void copy_range(const Operand& src, int64_t begin, int64_t n, void* dst);
 
+// What is written at least this large goes past the cache, which it would only sweep.
+inline constexpr int64_t kStreamBytes = 16 << 20;
+
+// memcpy past the cache; other threads see it after this one's flush_stores().
+void store_past_cache(void* to, const void* from, int64_t bytes);
+void flush_stores();
+
 }  // namespace lazuli::cpu

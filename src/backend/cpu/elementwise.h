@@ -25,6 +25,10 @@ struct TileKernel {
 // Throws std::invalid_argument if the table has no such row for the lane.
 TileKernel elementwise_kernel(uint16_t op, Lane lane);
 
+// Over f32 lanes, steps 0 and 1: out = second(first(a0, a1), a2), or second(a2, first(a0, a1)) if `first` is
+// not the left operand. Null unless both are of + - * /.
+TileFn pair_kernel(uint16_t first, uint16_t second, bool first_is_left);
+
 // Between memory formats; args[0].step must be 1. Halves convert from and to float32 only.
 TileFn cast_kernel(Dtype from, Dtype to);
 

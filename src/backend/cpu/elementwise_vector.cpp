@@ -14,7 +14,7 @@ HWY_BEFORE_NAMESPACE();
 namespace lazuli::cpu::HWY_NAMESPACE {
 namespace {
 
-// Applies f to vectors; the last, partial one goes through a padded copy.
+// Applies F to vectors; the last, partial one goes through a padded copy. Operands advance by their step.
 template <class F, class T, int kArity>
 void loop(void* out, const Arg* args, int64_t n) {
   using D = hn::ScalableTag<T>;
@@ -22,30 +22,38 @@ void loop(void* out, const Arg* args, int64_t n) {
   const D d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   T* o = static_cast<T*>(out);
-  const T* x = static_cast<const T*>(args[0].p);
-  const int64_t dx = args[0].step;
-  const T* y = kArity > 1 ? static_cast<const T*>(args[1].p) : nullptr;
-  const int64_t dy = kArity > 1 ? args[1].step : 0;
-  int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
+  const T* in[kArity];
+  int64_t by[kArity];
+  for (int k = 0; k < kArity; ++k) in[k] = static_cast<const T*>(args[k].p), by[k] = args[k].step * lanes;
+  auto value = [d](const T* const* at, const int64_t* plus) HWY_ATTR {
+    auto operand = [&](int k) HWY_ATTR { return V(hn::LoadU(d, at[k] + plus[k]), 0); };
     if constexpr (kArity == 1)
-      hn::StoreU(F()(V(hn::LoadU(d, x + i * dx), 0)).v, d, o + i);
+      return F()(operand(0)).v;
+    else if constexpr (kArity == 2)
+      return F()(operand(0), operand(1)).v;
     else
-      hn::StoreU(F()(V(hn::LoadU(d, x + i * dx), 0), V(hn::LoadU(d, y + i * dy), 0)).v, d, o + i);
+      return F()(operand(0), operand(1), operand(2)).v;
+  };
+  constexpr int64_t kZero[kArity] = {};
+  int64_t i = 0;
+  for (; i + 2 * lanes <= n; i += 2 * lanes, o += 2 * lanes) {
+    const auto first = value(in, kZero), second = value(in, by);
+    hn::StoreU(first, d, o);
+    hn::StoreU(second, d, o + lanes);
+    for (int k = 0; k < kArity; ++k) in[k] += 2 * by[k];
+  }
+  if (i + lanes <= n) {
+    hn::StoreU(value(in, kZero), d, o);
+    for (int k = 0; k < kArity; ++k) in[k] += by[k];
+    i += lanes, o += lanes;
   }
   if (i == n) return;
-  alignas(64) T a[64 / sizeof(T)], b[64 / sizeof(T)], r[64 / sizeof(T)];
-  const size_t rest = static_cast<size_t>(n - i) * sizeof(T);
-  std::memset(a, 0, sizeof a);
-  std::memset(b, 0, sizeof b);
-  std::memcpy(a, x + i * dx, rest);
-  if constexpr (kArity == 1) {
-    hn::Store(F()(V(hn::Load(d, a), 0)).v, d, r);
-  } else {
-    std::memcpy(b, y + i * dy, rest);
-    hn::Store(F()(V(hn::Load(d, a), 0), V(hn::Load(d, b), 0)).v, d, r);
-  }
-  std::memcpy(o + i, r, rest);
+  alignas(64) T rest[kArity][64 / sizeof(T)] = {}, result[64 / sizeof(T)];
+  const T* padded[kArity];
+  const size_t bytes = static_cast<size_t>(n - i) * sizeof(T);
+  for (int k = 0; k < kArity; ++k) std::memcpy(rest[k], in[k], bytes), padded[k] = rest[k];
+  hn::Store(value(padded, kZero), d, result);
+  std::memcpy(o, result, bytes);
 }
 
 enum class Types { Any, Number, Real, Inexact, Float, Bits };
@@ -101,6 +109,42 @@ TileFn find(uint16_t op, Lane lane) {
   }
 }
 
+// Two arithmetic operations in one pass over memory, each rounded as on its own.
+template <class First, class Second, bool kFirstIsLeft>
+struct Pair {
+  template <class V>
+  HWY_INLINE V operator()(V x, V y, V z) const {
+    if constexpr (kFirstIsLeft)
+      return Second()(First()(x, y), z);
+    else
+      return Second()(z, First()(x, y));
+  }
+};
+template <class First, bool kFirstIsLeft>
+TileFn find_second(Op second) {
+  switch (second) {
+    case Op::add: return &loop<Pair<First, add_row, kFirstIsLeft>, float, 3>;
+    case Op::subtract: return &loop<Pair<First, subtract_row, kFirstIsLeft>, float, 3>;
+    case Op::multiply: return &loop<Pair<First, multiply_row, kFirstIsLeft>, float, 3>;
+    case Op::divide: return &loop<Pair<First, divide_row, kFirstIsLeft>, float, 3>;
+    default: return nullptr;
+  }
+}
+template <bool kFirstIsLeft>
+TileFn find_first(Op first, Op second) {
+  switch (first) {
+    case Op::add: return find_second<add_row, kFirstIsLeft>(second);
+    case Op::subtract: return find_second<subtract_row, kFirstIsLeft>(second);
+    case Op::multiply: return find_second<multiply_row, kFirstIsLeft>(second);
+    case Op::divide: return find_second<divide_row, kFirstIsLeft>(second);
+    default: return nullptr;
+  }
+}
+TileFn find_pair(uint16_t first, uint16_t second, bool first_is_left) {
+  return first_is_left ? find_first<true>(static_cast<Op>(first), static_cast<Op>(second))
+                       : find_first<false>(static_cast<Op>(first), static_cast<Op>(second));
+}
+
 const char* target_name() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace
@@ -110,6 +154,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lazuli::cpu {
 HWY_EXPORT(find);
+HWY_EXPORT(find_pair);
 HWY_EXPORT(target_name);
 
 TileFn elementwise_loop(uint16_t op, Lane lane);  // elementwise_scalar.cpp
@@ -126,6 +171,10 @@ TileKernel elementwise_kernel(uint16_t op, Lane lane) {
   __atomic_store_n(&k.takes_repeated, found.takes_repeated, __ATOMIC_RELAXED);
   __atomic_store_n(&k.run, found.run, __ATOMIC_RELEASE);
   return found;
+}
+
+TileFn pair_kernel(uint16_t first, uint16_t second, bool first_is_left) {
+  return HWY_DYNAMIC_DISPATCH(find_pair)(first, second, first_is_left);
 }
 
 const char* simd_target() { return HWY_DYNAMIC_DISPATCH(target_name)(); }

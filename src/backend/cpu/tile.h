@@ -12,14 +12,16 @@ namespace lazuli::cpu {
 
 class TileRunner {
  public:
-  TileRunner(const Program& program, const Shape& space, std::span<const Operand> in);
+  // `out`: where the results of run() go in the end; large ones are then stored past the cache.
+  TileRunner(const Program& program, const Shape& space, std::span<const Operand> in,
+             std::span<const Operand> out = {});
   ~TileRunner();
   TileRunner(const TileRunner&) = delete;
 
   int64_t size() const;       // of the index space
   int64_t tile_size() const;  // elements per tile that keep all registers in L1
 
-  // One thread's registers.
+  // One thread's registers. What was stored past the cache is in memory once this is gone.
   class Context;
   struct FreeContext {
     void operator()(Context*) const;
