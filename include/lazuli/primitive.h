@@ -127,6 +127,9 @@ class ViewPrimitive : public Primitive {
   ViewPrimitive() : Primitive(Role::view) {}
   // The layout of the output, or nothing if this input must be made contiguous first.
   virtual std::optional<Layout> apply(const Layout& in, const Shape& out_shape) const = 0;
+  // Does apply() work for every layout, by permuting, dropping or repeating elements? Then a fused kernel may
+  // read its inputs through the view.
+  virtual bool rearranges() const { return false; }
 };
 
 }  // namespace lazuli

@@ -1,9 +1,14 @@
 // From a graph to kernels: orders what must be computed and groups what one kernel does.
 //
-// `schedule` walks back from the outputs and returns the unevaluated nodes in an order in
-// which each comes after its inputs, with a group for each: elementwise nodes of one shape
-// whose only readers are in one group join that group (one fused Program); a reduction
-// takes the elementwise nodes that only it reads. Nothing here recurses.
+// `schedule` walks back from the outputs and returns the unevaluated nodes in an order in which each comes
+// after its inputs, with a group for each. Into the group of its readers, if they are all in one, goes
+//   - an elementwise node of the shape at hand: another instruction of the group's Program;
+//   - a view that only rearranges, over an elementwise node or a reduction that nothing else reads: the
+//   kernel
+//     reads through it;
+//   - one reduction, with the elementwise nodes that only it reads: what comes after is its epilogue.
+// A kernel or reduction that computes what another one of the tape does becomes an alias of it, and what only
+// it read is not computed at all. Nothing here recurses.
 //
 // Graphs can be larger than the caches, so each pass over nodes counts: the walk copies what
 // grouping needs into the tape, and nodes are touched again only to be computed.
@@ -27,17 +32,24 @@ struct Tape {
     detail::Node* node;
     int32_t inputs[kMostInputs];  // indices in the tape, -1 for values that exist
     int32_t readers = 0;          // input slots of this tape that read it
-    int32_t group = -1;           // index of the group's root in the tape
+    int32_t group = -1;           // index of the group's root in the tape; kDead if nobody needs it
     int32_t next = -1;            // next member of the group, in tape order
     int32_t first = -1;           // of a root: first member of its group
     int32_t size = 0;             // of a root: members
+    int32_t reduce = -1;          // of a root: the reduction of its group
+    int32_t level = kTop;         // the view or reduction of the group through which its root reads this node
     int32_t reader_group = -1;    // group of all readers so far, or kSeveral
+    int32_t reader_level = kTop;  // level at which they read
+    int32_t same = -1;            // index of an earlier entry that computes the same
     int32_t shape;                // number of its shape in `shapes`
     uint32_t refs;
     Primitive::Role role;
-    bool few;             // `inputs` is complete
-    bool needed = false;  // somebody outside this evaluation holds it
+    bool few;               // `inputs` is complete
+    bool needed = false;    // somebody outside this evaluation holds it
+    bool prologue = false;  // read through the reduction of its group
   };
+  static constexpr int32_t kTop = -1;
+  static constexpr int32_t kDead = -3;
   std::vector<Entry> entries;
 
   // Scratch of the builder, kept to save allocations.
@@ -46,7 +58,9 @@ struct Tape {
     uint32_t next_input;
   };
   std::vector<Visit> stack;
-  std::vector<Shape> shapes;  // distinct shapes
+  std::vector<Shape> shapes;   // distinct shapes
+  std::vector<int32_t> known;  // hash table of recent entries, and for each entry the first one like it
+  std::vector<int32_t> like;
 };
 
 // REQUIRES: the engine's lock. `epoch` identifies this walk in Node::epoch.

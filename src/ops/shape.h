@@ -62,6 +62,7 @@ class ExpandDims : public detail::Parameters<ViewPrimitive, ExpandDims> {
   auto params() const { return std::tie(axes); }
   static constexpr const char* param_names[] = {"axes"};
   LAZULI_VIEW_RULES
+  bool rearranges() const override { return true; }
   const std::vector<int> axes;
 };
 
@@ -72,6 +73,7 @@ class Squeeze : public detail::Parameters<ViewPrimitive, Squeeze> {
   auto params() const { return std::tie(axes); }
   static constexpr const char* param_names[] = {"axes"};
   LAZULI_VIEW_RULES
+  bool rearranges() const override { return true; }
   const std::vector<int> axes;
 };
 
@@ -82,6 +84,7 @@ class Transpose : public detail::Parameters<ViewPrimitive, Transpose> {
   auto params() const { return std::tie(axes); }
   static constexpr const char* param_names[] = {"axes"};
   LAZULI_VIEW_RULES
+  bool rearranges() const override { return true; }
   const std::vector<int> axes;
 };
 
@@ -102,6 +105,7 @@ class Slice : public detail::Parameters<ViewPrimitive, Slice> {
   auto params() const { return std::tie(start, stop, strides); }
   static constexpr const char* param_names[] = {"start", "stop", "strides"};
   LAZULI_VIEW_RULES
+  bool rearranges() const override { return true; }
   const Shape start, stop, strides;
 };
 
@@ -150,6 +154,7 @@ class StopGradient : public detail::Parameters<ViewPrimitive, StopGradient> {
   auto params() const { return std::tuple<>(); }
   static constexpr const char* param_names[] = {""};
   LAZULI_VIEW_RULES
+  bool rearranges() const override { return true; }
   bool passes_derivative() const override { return false; }
 };
 

@@ -1,11 +1,7 @@
 // The engine: schedules a graph and runs its groups one after another.
 #include "transforms/eval.h"
 
-#include <condition_variable>
-#include <deque>
-#include <exception>
 #include <mutex>
-#include <thread>
 
 #include "backend/backend.h"
 #include "core/allocator.h"
@@ -14,8 +10,8 @@
 #include "core/trace.h"
 #include "graph/schedule.h"
 #include "lazuli/transforms.h"
-#include "ops/elementwise.h"
 #include "ops/reduce.h"
+#include "transforms/fuse.h"
 
 namespace lazuli {
 
@@ -36,18 +32,16 @@ Operand operand_of(const Node* n) {
 }
 
 // The same, broadcast to a larger space.
-Operand operand_over(const Node* n, const Shape& space) {
-  Operand o = operand_of(n);
-  if (n->shape == space) return o;
-  size_t lead = space.size() - n->shape.size();
+Operand broadcast(Operand o, const Shape& space) {
+  if (o.shape == space) return o;
+  size_t lead = space.size() - o.shape.size();
   Strides strides(space.size(), 0);
-  for (size_t i = 0; i < n->shape.size(); ++i)
-    strides[lead + i] = n->shape[i] == 1 && space[lead + i] != 1 ? 0 : n->strides[i];
+  for (size_t i = 0; i < o.shape.size(); ++i)
+    strides[lead + i] = o.shape[i] == 1 && space[lead + i] != 1 ? 0 : o.strides[i];
   o.strides = std::move(strides);
   o.row_contiguous = false;
   o.shape = space;
-  o.size = 1;
-  for (int64_t d : space) o.size *= d;
+  o.size = size_of(space);
   return o;
 }
 
@@ -109,22 +103,30 @@ class Evaluation {
     epoch_ = detail::next_epoch();
     schedule(outputs, epoch_, options, tape_);
     auto& entries = tape_.entries;
-    for (int32_t i = 0; i < static_cast<int32_t>(entries.size()); ++i) {
-      if (entries[static_cast<size_t>(i)].group != i) continue;
+    const int32_t size = static_cast<int32_t>(entries.size());
+    for (int32_t i = 0; i < size; ++i)
+      if (is_alias(i)) detail::retain(entry_at(entry_at(i).same).node);
+    for (int32_t i = 0; i < size; ++i) {
+      if (entry_at(i).group != i) continue;
       Node* root = entries[static_cast<size_t>(i)].node;
       try {
         run_group(i, root);
       } catch (...) {
         release_fresh();
+        for (; i < size; ++i)
+          if (is_alias(i)) detail::release(entry_at(entry_at(i).same).node);
         rethrow_at(root);
       }
       finish_group(i);
+      if (is_alias(i)) detail::release(entry_at(entry_at(i).same).node);
     }
   }
 
  private:
-  Tape::Entry& entry(const Node* n) { return tape_.entries[static_cast<size_t>(n->mark)]; }
-  bool in_group(const Node* n, int32_t group) { return n->epoch == epoch_ && entry(n).group == group; }
+  Tape::Entry& entry_at(int32_t i) { return tape_.entries[static_cast<size_t>(i)]; }
+  // Does entry i take the value of an earlier one? That one is kept until then.
+  bool is_alias(int32_t i) { return entry_at(i).same >= 0 && entry_at(i).group == i; }
+  Tape::Entry& entry(const Node* n) { return entry_at(n->mark); }
 
   // Do all references to n come from `slots` input slots that are about to be dropped, and is
   // its memory ours alone?
@@ -135,6 +137,7 @@ class Evaluation {
   }
 
   void run_group(int32_t group, Node* root) {
+    if (is_alias(group)) return run_same(entry_at(entry_at(group).same).node, root);
     Backend& b = backend(root->stream.device);
     if (hooks_) {
       std::vector<const Node*> members;
@@ -162,136 +165,102 @@ class Evaluation {
     }
   }
 
-  // Adds `n` as a leaf of the Program that is being built; returns its value number.
-  uint16_t leaf(Node* n) {
-    for (size_t i = 0; i < leaves_.size(); ++i)
-      if (leaves_[i].node == n) {
-        ++leaves_[i].slots;
-        return static_cast<uint16_t>(i);
-      }
-    leaves_.push_back({n, 1});
-    return static_cast<uint16_t>(leaves_.size() - 1);
-  }
-
-  // Collects members of a group into program_, leaves_ and members_ (without the
-  // reduction at its root). Values of instructions are numbered from kFirst until the
-  // number of leaves is known.
-  static constexpr uint16_t kFirst = 0x4000;
-  void build_program(int32_t group) {
-    program_.code.clear();
-    program_.inputs.clear();
-    program_.outputs.clear();
-    leaves_.clear();
-    members_.clear();
-    ++programs_;
-    retained_ = false;
-    for (int32_t i = tape_.entries[static_cast<size_t>(group)].first; i >= 0;
-         i = tape_.entries[static_cast<size_t>(i)].next) {
-      Node* n = tape_.entries[static_cast<size_t>(i)].node;
-      retained_ |= n->trace && Trace::alive(n->trace);
-      if (n->primitive->role() != Primitive::Role::elementwise) continue;
-      auto& e = static_cast<const Elementwise&>(*n->primitive);
-      Instruction ins{};
-      ins.op = e.code;
-      ins.arity = static_cast<uint8_t>(n->num_inputs);
-      for (uint32_t k = 0; k < n->num_inputs; ++k) {
-        Node* in = n->inputs[k];
-        ins.args[k] = in_group(in, group) ? value_of_[static_cast<size_t>(in->mark - base_)] : leaf(in);
-      }
-      ins.dtype = n->dtype;
-      ins.result = lane_of(n->dtype);
-      // The lane of the operands; of select, that of the values it chooses from.
-      ins.lane = lane_of(n->inputs[n->num_inputs - 1]->dtype);
-      set_value(i, number(ins));
-      members_.push_back(n);
-    }
-  }
-  // Appends an instruction unless the same one is there already.
-  uint16_t number(const Instruction& ins) {
-    uint32_t h = ins.op * 0x9e3779b1u + static_cast<uint32_t>(ins.dtype.val());
-    for (int k = 0; k < ins.arity; ++k) h = (h ^ ins.args[k]) * 0x85ebca6bu;
-    auto same = [&](const Instruction& o) {
-      return o.op == ins.op && o.dtype == ins.dtype && o.arity == ins.arity &&
-             std::equal(o.args, o.args + o.arity, ins.args);
+  // How a leaf's value is read at the top of its side: broadcast to the space at its level, then through the
+  // views above, up to the group's root or reduction. `n`'s value is in `o`.
+  Operand operand_at(const Fusion::Leaf& leaf, Operand o, const Shape& top) {
+    auto reads_view = [&](int32_t level) {
+      return level != Tape::kTop && entry_at(level).role == Primitive::Role::view;
     };
-    for (uint32_t at = h >> 24;; at = (at + 1) % kTable) {
-      Known& known = known_[at];
-      if (known.program != programs_) {
-        known = {programs_, static_cast<uint16_t>(program_.code.size())};
-        program_.code.push_back(ins);
-      } else if (!same(program_.code[known.instruction])) {
-        continue;
-      }
-      return static_cast<uint16_t>(kFirst + known.instruction);
+    int32_t level = leaf.level;
+    o = broadcast(std::move(o), reads_view(level) ? entry_at(level).node->inputs[0]->shape : top);
+    for (; reads_view(level); level = entry_at(level).level) {
+      const Node* view = entry_at(level).node;
+      auto layout =
+          static_cast<const ViewPrimitive&>(*view->primitive).apply({o.shape, o.strides, 0}, view->shape);
+      o.data = static_cast<char*>(o.data) + layout->offset * static_cast<int64_t>(o.dtype.size());
+      o.shape = view->shape;
+      o.strides = std::move(layout->strides);
+      o.row_contiguous = is_row_contiguous(o.shape, o.strides);
+      o.size = view->size;
     }
-  }
-  void set_value(int32_t index, uint16_t value) {
-    if (members_.empty()) {
-      base_ = index;
-    }
-    size_t at = static_cast<size_t>(index - base_);
-    if (value_of_.size() <= at) value_of_.resize(at + 1);
-    value_of_[at] = value;
-  }
-  // Renumbers instruction values once the inputs are known.
-  uint16_t final_value(uint16_t v) const {
-    return v >= kFirst ? static_cast<uint16_t>(v - kFirst + leaves_.size()) : v;
-  }
-  void finish_program(const Shape& space) {
-    for (auto& ins : program_.code)
-      for (int k = 0; k < ins.arity; ++k) ins.args[k] = final_value(ins.args[k]);
-    in_.clear();
-    for (auto& l : leaves_) {
-      program_.inputs.push_back(l.node->dtype);
-      in_.push_back(operand_over(l.node, space));
-    }
+    return o;
   }
 
   void run_elementwise(Backend& b, int32_t group, Node* root) {
-    build_program(group);
-    finish_program(root->shape);
+    fusion_.build(tape_, group);
+    const Operand reduced = fusion_.reduce ? run_prologue(b) : Operand{};
+    auto& [program, leaves, members] = fusion_.after;
+    in_.clear();
+    for (auto& l : leaves)
+      in_.push_back(operand_at(l, l.node == fusion_.reduce ? reduced : operand_of(l.node), root->shape));
     out_.clear();
     made_.clear();
     Strides strides = row_strides(root->shape);
     // The root is last and may be written over an input that nobody reads again.
-    for (size_t k = members_.size(); k-- > 0;) {
-      Node* n = members_[k];
+    for (size_t k = members.size(); k-- > 0;) {
+      Node* n = members[k];
       if (n != root && !entry(n).needed) continue;
-      uint16_t value = final_value(value_of_[static_cast<size_t>(n->mark - base_)]);
-      Buffer* buffer = nullptr;
-      if (n == root && !retained_)
-        for (auto& l : leaves_)
-          if (l.node->dtype.size() == n->dtype.size() && l.node->shape == n->shape &&
-              donatable(l.node, l.slots)) {
-            buffer = l.node->buffer;
-            detail::retain(buffer);
-            break;
-          }
+      Buffer* buffer = n == root ? reusable(root, reduced) : nullptr;
       if (!buffer) buffer = b.allocate(static_cast<size_t>(n->size) * n->dtype.size());
       made_.push_back({n, buffer});
-      program_.outputs.push_back({value, n->dtype});
+      program.outputs.push_back({fusion_.value(n), n->dtype});
       out_.push_back(fresh_operand(buffer, n->shape, strides, n->dtype, n->size));
     }
-    b.run(program_, root->shape, in_, out_);
+    b.run(program, root->shape, in_, out_);
     for (auto& m : made_) publish(m.node, m.buffer, strides, 0, true);
     made_.clear();
+    release_temporary();
+  }
+  // A leaf's memory, or that of the reduction, which the root may take over.
+  Buffer* reusable(const Node* root, const Operand& reduced) {
+    for (auto& l : fusion_.after.leaves) {
+      if (l.level != Tape::kTop || l.node->dtype.size() != root->dtype.size() || l.node->shape != root->shape)
+        continue;
+      Buffer* buffer = nullptr;
+      if (l.node == fusion_.reduce)
+        buffer = temporary_;
+      else if (!fusion_.retained && donatable(l.node, l.slots))
+        buffer = l.node->buffer;
+      if (!buffer) continue;
+      detail::retain(buffer);
+      return buffer;
+    }
+    return nullptr;
   }
 
+  // Runs the reduction in the middle of a group, into temporary_.
+  Operand run_prologue(Backend& b) {
+    const Node* n = fusion_.reduce;
+    temporary_ = b.allocate(static_cast<size_t>(n->size) * n->dtype.size());
+    Operand out = fresh_operand(temporary_, n->shape, row_strides(n->shape), n->dtype, n->size);
+    reduce_into(b, out);
+    return out;
+  }
+  void reduce_into(Backend& b, const Operand& out) {
+    const Node* n = fusion_.reduce;
+    const Shape& space = n->inputs[0]->shape;
+    auto& [program, leaves, members] = fusion_.before;
+    in_.clear();
+    for (auto& l : leaves) in_.push_back(operand_at(l, operand_of(l.node), space));
+    program.outputs.push_back({fusion_.reduced, n->inputs[0]->dtype});
+    b.run(static_cast<const Reduce&>(*n->primitive), program, space, in_, out);
+  }
   void run_reduce(Backend& b, int32_t group, Node* root) {
-    Node* input = root->inputs[0];
-    const Shape space = input->shape;
-    build_program(group);
-    uint16_t value =
-        in_group(input, group) ? value_of_[static_cast<size_t>(input->mark - base_)] : leaf(input);
-    finish_program(space);
-    program_.outputs.push_back({final_value(value), input->dtype});
+    fusion_.build(tape_, group);
     Buffer* buffer = b.allocate(static_cast<size_t>(root->size) * root->dtype.size());
     made_.assign(1, {root, buffer});
     Strides strides = row_strides(root->shape);
-    b.run(static_cast<const Reduce&>(*root->primitive), program_, space, in_,
-          fresh_operand(buffer, root->shape, strides, root->dtype, root->size));
+    reduce_into(b, fresh_operand(buffer, root->shape, strides, root->dtype, root->size));
     publish(root, buffer, strides, 0, true);
     made_.clear();
+  }
+
+  // Takes the value of an earlier node that computes the same. No kernel runs: the hooks are not told.
+  void run_same(const Node* first, Node* root) {
+    detail::retain(first->buffer);
+    auto hooks = std::exchange(hooks_, nullptr);
+    publish(root, first->buffer, first->strides, first->offset, first->row_contiguous);
+    hooks_ = hooks;
   }
 
   void run_view(Backend& b, Node* root) {
@@ -434,16 +403,16 @@ class Evaluation {
     }
   }
 
+  void release_temporary() {
+    if (temporary_) detail::release(std::exchange(temporary_, nullptr));
+  }
   void release_fresh() {
+    release_temporary();
     for (auto& m : made_)
       if (!m.node || m.node->buffer != m.buffer) detail::release(m.buffer);
     made_.clear();
   }
 
-  struct Leaf {
-    Node* node;
-    uint32_t slots;
-  };
   struct Made {
     Node* node;
     Buffer* buffer;
@@ -451,21 +420,9 @@ class Evaluation {
   EvalHooks* hooks_ = nullptr;
   uint32_t epoch_ = 0;
   Tape tape_;
-  Program program_;
-  std::vector<Leaf> leaves_;
-  std::vector<Node*> members_, keep_;
-  std::vector<uint16_t> value_of_;  // by tape index minus base_
-  int32_t base_ = 0;
-  bool retained_ = false;
-  // Hash table of the instructions of the current Program.
-  static constexpr uint32_t kTable = 256;
-  static_assert(kTable > 2 * kMaxInstructions);
-  struct Known {
-    uint64_t program = 0;
-    uint16_t instruction = 0;
-  };
-  Known known_[kTable];
-  uint64_t programs_ = 0;
+  Fusion fusion_;
+  Buffer* temporary_ = nullptr;  // of the reduction in the middle of a group
+  std::vector<Node*> keep_;
   std::vector<Operand> in_, out_;
   std::vector<Made> made_;
 };
@@ -473,6 +430,10 @@ class Evaluation {
 // One evaluation runs at a time; it uses all cores.
 std::mutex engine_mutex;
 EvalHooks* active_hooks = nullptr;
+
+thread_local ScheduleOptions thread_options;
+
+}  // namespace
 
 void evaluate(const std::vector<array>& outputs, const ScheduleOptions& options) {
   // Deleters of borrowed memory run after the lock is released: they may evaluate.
@@ -484,72 +445,6 @@ void evaluate(const std::vector<array>& outputs, const ScheduleOptions& options)
   for (auto& a : outputs) nodes.push_back(a.node());
   evaluation.run(nodes, options, active_hooks);
 }
-
-// ---------------------------------------------------------------- asynchronous evaluation
-
-class Background {
- public:
-  void submit(std::vector<array> outputs) {
-    std::lock_guard lock(mutex_);
-    if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
-    queue_.push_back(std::move(outputs));
-    ++pending_;
-    wake_.notify_one();
-  }
-  void wait() {
-    std::unique_lock lock(mutex_);
-    idle_.wait(lock, [&] { return pending_ == 0; });
-    if (auto error = std::exchange(error_, nullptr)) std::rethrow_exception(error);
-  }
-  ~Background() {
-    {
-      std::lock_guard lock(mutex_);
-      stop_ = true;
-      queue_.clear();
-      wake_.notify_one();
-    }
-    if (thread_.joinable()) thread_.join();
-  }
-
- private:
-  void work() {
-    std::unique_lock lock(mutex_);
-    for (;;) {
-      wake_.wait(lock, [&] { return stop_ || !queue_.empty(); });
-      if (stop_) return;
-      auto outputs = std::move(queue_.front());
-      queue_.pop_front();
-      lock.unlock();
-      std::exception_ptr error;
-      try {
-        evaluate(outputs, eval_options());
-      } catch (...) {
-        error = std::current_exception();
-      }
-      outputs.clear();
-      lock.lock();
-      if (error && !error_) error_ = error;
-      if (--pending_ == 0) idle_.notify_all();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable wake_, idle_;
-  std::deque<std::vector<array>> queue_;
-  std::exception_ptr error_;
-  int64_t pending_ = 0;
-  bool stop_ = false;
-  std::thread thread_;
-};
-
-Background& background() {
-  static Background b;
-  return b;
-}
-
-thread_local ScheduleOptions thread_options;
-
-}  // namespace
 
 ScheduleOptions& eval_options() { return thread_options; }
 
@@ -566,15 +461,6 @@ void eval(const std::vector<array>& outputs) {
       return;
     }
 }
-
-void async_eval(const std::vector<array>& outputs) {
-  bool ready = true;
-  for (auto& a : outputs) ready &= a.is_available();
-  if (!ready) background().submit(outputs);
-}
-
-void synchronize() { background().wait(); }
-void synchronize(Stream) { background().wait(); }
 
 namespace detail {
 std::unique_lock<std::mutex> lock_engine() { return std::unique_lock(engine_mutex); }

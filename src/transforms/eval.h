@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "graph/schedule.h"
+#include "lazuli/array.h"
 
 namespace lazuli {
 
@@ -21,6 +22,9 @@ class EvalHooks {
   // Waits for a running evaluation. Returns the previous hooks.
   static EvalHooks* set_current(EvalHooks*);
 };
+
+// Computes the outputs on the calling thread.
+void evaluate(const std::vector<array>& outputs, const ScheduleOptions& options);
 
 // Options of evaluations by the calling thread.
 ScheduleOptions& eval_options();

@@ -3,6 +3,8 @@
 
 #ifdef _OPENMP
 #include <omp.h>
+#else
+extern "C" void openblas_set_num_threads(int) __attribute__((weak));
 #endif
 
 namespace lazuli::cpu {
@@ -13,7 +15,10 @@ class OneThread {
   OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
   ~OneThread() { omp_set_num_threads(before_); }
 #else
-  OneThread() {}
+  OneThread() {  // in a build without threads the library has none either
+    static const bool once = openblas_set_num_threads && (openblas_set_num_threads(1), true);
+    static_cast<void>(once);
+  }
   ~OneThread() {}
 #endif
   OneThread(const OneThread&) = delete;

@@ -109,12 +109,24 @@ struct Extreme {
 };
 using Max = Extreme<1>;
 using Min = Extreme<-1>;
+// Of bools. The identity of Min, 255, is no bool.
+struct All : Min {
+  template <class T>
+  static T identity() {
+    return T(1);
+  }
+};
 
 // kCount vectors in registers. Halves, not an array: the compiler keeps arrays of vectors in memory.
 template <class D, int64_t kCount>
 struct Registers {
   static constexpr int64_t kHalf = kCount / 2 * static_cast<int64_t>(hn::MaxLanes(D()));
   Registers<D, kCount / 2> low, high;
+
+  // Spelled out: implicit ones would not be compiled for this instruction set.
+  HWY_INLINE Registers() {}
+  HWY_INLINE Registers(const Registers<D, kCount / 2>& low, const Registers<D, kCount / 2>& high)
+      : low(low), high(high) {}
 
   template <class F>
   HWY_INLINE void each(F f, int64_t at = 0) {  // f(vector, where its first lane belongs)
@@ -133,6 +145,10 @@ struct Registers {
 template <class D>
 struct Registers<D, 1> {
   hn::Vec<D> v;
+
+  HWY_INLINE Registers() {}
+  HWY_INLINE explicit Registers(hn::Vec<D> v) : v(v) {}
+
   template <class F>
   HWY_INLINE void each(F f, int64_t at = 0) {
     f(v, at);
@@ -143,7 +159,7 @@ struct Registers<D, 1> {
   }
   template <class Op>
   HWY_INLINE Registers fold_with(D d, const Registers& o) const {
-    return {Op::fold(d, v, o.v)};
+    return Registers(Op::fold(d, v, o.v));
   }
 };
 

@@ -94,7 +94,7 @@ const ReduceKernels* ordering(Lane lane) {
 
 const ReduceKernels* reduce_kernels(Reduce::Op op, Lane lane) {
   switch (op) {
-    case Reduce::all: return lane == Lane::b8 ? kernels_of<Min, uint8_t>() : nullptr;
+    case Reduce::all: return lane == Lane::b8 ? kernels_of<All, uint8_t>() : nullptr;
     case Reduce::any: return lane == Lane::b8 ? kernels_of<Max, uint8_t>() : nullptr;
     case Reduce::sum: return arithmetic<Sum>(lane);
     case Reduce::prod: return arithmetic<Product>(lane);
