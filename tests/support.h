@@ -3,7 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <string>
+
+#include "lazuli/array.h"
+#include "lazuli/ops/shape.h"
+#include "lazuli/transforms.h"
 
 namespace lazuli::testing {
 
@@ -20,6 +25,17 @@ std::string message_of(F&& f) {
   }
   ADD_FAILURE() << "no exception";
   return "";
+}
+
+// Equal in shape, dtype and every bit?
+inline bool same_bits(const array& a, const array& b) {
+  if (a.shape() != b.shape() || a.dtype() != b.dtype()) return false;
+  array x = contiguous(a), y = contiguous(b);
+  eval(x, y);
+  bool same = true;
+  dispatch_dtype(a.dtype(),
+                 [&]<class T>(T) { same = std::memcmp(x.data<T>(), y.data<T>(), x.nbytes()) == 0; });
+  return same;
 }
 
 }  // namespace lazuli::testing

@@ -17,6 +17,7 @@
 #include "lazuli/ops/reduce.h"
 #include "lazuli/ops/shape.h"
 #include "lazuli/transforms.h"
+#include "tests/support.h"
 
 namespace lazuli::testing {
 
@@ -86,16 +87,6 @@ inline void for_lines(const Shape& shape, const std::vector<int>& axes,
 template <class T = double>
 std::vector<T> values(const array& a) {
   return a.to_vector<T>();
-}
-
-inline bool same_bits(const array& a, const array& b) {
-  if (a.shape() != b.shape() || a.dtype() != b.dtype()) return false;
-  array x = contiguous(a), y = contiguous(b);
-  eval(x, y);
-  bool same = true;
-  dispatch_dtype(a.dtype(),
-                 [&]<class T>(T) { same = std::memcmp(x.data<T>(), y.data<T>(), x.nbytes()) == 0; });
-  return same;
 }
 
 inline void expect_near(const array& a, const std::vector<double>& expected, double tolerance,

@@ -1,0 +1,287 @@
+// Products with packed weights (ops/block_quantized.h describes the layout): the rows of x are rounded to 8
+// bits, integers are multiplied and added up exactly within a group, and groups are added in float32, in
+// order. So the bits depend neither on the number of threads nor on the instruction set.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/block_quantized.cpp"
+#include "ops/block_quantized.h"
+
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "backend/cpu/parallel.h"
+#include "backend/cpu/scratch.h"
+
+#ifndef LAZULI_BLOCK_QUANTIZED_KERNELS
+#define LAZULI_BLOCK_QUANTIZED_KERNELS
+namespace lazuli::cpu {
+
+inline constexpr int64_t kScaled = 32;  // elements of x that share a scale
+
+// x, rounded. Rows lie side by side: what a group of weights meets is in one place.
+struct Rounded {
+  const int8_t* q;      // (columns / kScaled, m, kScaled)
+  const float* scales;  // (columns / kScaled, m)
+  const float* sums;    // (groups, m): scale times the sum of a group's integers
+  int64_t m, groups;
+};
+
+// out[i][0 .. 8) = the product of row first + i of x with the tile, i < count; rows of out lie `stride`
+// apart.
+using TileProduct = void (*)(const BlockLayout& layout, const uint8_t* tile, const Rounded& x, int64_t first,
+                             int64_t count, float* out, int64_t stride);
+
+}  // namespace lazuli::cpu
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace lazuli::cpu::HWY_NAMESPACE {
+namespace {
+
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+
+HWY_INLINE __m256 load_halves(const uint8_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+HWY_INLINE __m256i load_bytes(const uint8_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+// Four bytes of x for each of the 8 rows of a tile.
+HWY_INLINE __m256i repeat_bytes(const int8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, 4);
+  return _mm256_set1_epi32(four);
+}
+
+// The weights of a group, one register a step: unsigned for 4 bits, signed for 8.
+template <int kBits, int kGroup>
+struct Group {
+  static constexpr int kSteps = kGroup / 4;
+  __m256i w[kSteps];
+
+  HWY_INLINE explicit Group(const uint8_t* from) {
+    if constexpr (kBits == 4) {
+      const __m256i low_nibbles = _mm256_set1_epi8(15);
+      for (int v = 0; v < kSteps / 2; ++v) {
+        const __m256i both = load_bytes(from + 32 * v);
+        w[v] = _mm256_and_si256(both, low_nibbles);
+        w[v + kSteps / 2] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_nibbles);
+      }
+    } else {
+      for (int v = 0; v < kSteps; ++v) w[v] = load_bytes(from + 32 * v);
+    }
+  }
+  // The integer products of 8 rows with kGroup elements at q.
+  HWY_INLINE __m256i times(const int8_t* q) const {
+    const __m256i ones = _mm256_set1_epi16(1);
+    if constexpr (kBits == 4) {  // 15 * 127 * 2 * 8 steps fit 16 bits
+      __m256i a = _mm256_maddubs_epi16(w[0], repeat_bytes(q)),
+              b = _mm256_maddubs_epi16(w[1], repeat_bytes(q + 4));
+      for (int v = 2; v < kSteps; v += 2) {
+        a = _mm256_add_epi16(a, _mm256_maddubs_epi16(w[v], repeat_bytes(q + 4 * v)));
+        b = _mm256_add_epi16(b, _mm256_maddubs_epi16(w[v + 1], repeat_bytes(q + 4 * v + 4)));
+      }
+      return _mm256_madd_epi16(_mm256_add_epi16(a, b), ones);
+    } else {  // 128 * 127 * 2 fits 16 bits
+      __m256i sum = _mm256_setzero_si256();
+      for (int v = 0; v < kSteps; ++v) {
+        const __m256i p =
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w[v]), _mm256_sign_epi8(repeat_bytes(q + 4 * v), w[v]));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(p, ones));
+      }
+      return sum;
+    }
+  }
+};
+
+// kCount rows of x at once (kMost: any number up to that): the weights are unpacked once for all.
+constexpr int kMost = 32;
+template <int kBits, int kGroup, bool kMinimums, int kCount>
+void tile_rows(const BlockLayout&, const uint8_t* tile, const Rounded& x, int64_t first, int64_t many,
+               float* out, int64_t stride) {
+  const int64_t count = kCount == kMost ? many : kCount;
+  HWY_ALIGN float in_memory[kMost][8];
+  __m256 few[kCount == kMost ? 1 : kCount];
+  for (auto& f : few) f = _mm256_setzero_ps();
+  if constexpr (kCount == kMost) std::memset(in_memory, 0, static_cast<size_t>(count) * sizeof in_memory[0]);
+
+  for (int64_t g = 0; g < x.groups; ++g) {
+    const __m256 scale = load_halves(tile), minimum = kMinimums ? load_halves(tile + 16) : scale;
+    tile += kMinimums ? 32 : 16;
+    const Group<kBits, kGroup> group(tile);
+    tile += kGroup * kBits;
+    const int64_t at = g * kGroup / kScaled * x.m + first;
+    const int8_t* q = x.q + at * kScaled + g * kGroup % kScaled;
+    const float *by = x.scales + at, *of = x.sums + g * x.m + first;
+    auto add_to = [&](__m256 sum, int64_t i) HWY_ATTR {
+      const __m256 whole = _mm256_cvtepi32_ps(group.times(q + i * kScaled));
+      sum = _mm256_add_ps(sum, _mm256_mul_ps(whole, _mm256_mul_ps(scale, _mm256_broadcast_ss(by + i))));
+      if constexpr (kMinimums) sum = _mm256_add_ps(sum, _mm256_mul_ps(minimum, _mm256_broadcast_ss(of + i)));
+      return sum;
+    };
+    if constexpr (kCount == kMost) {
+      for (int64_t i = 0; i < count; ++i)
+        _mm256_store_ps(in_memory[i], add_to(_mm256_load_ps(in_memory[i]), i));
+    } else {
+      for (int64_t i = 0; i < kCount; ++i) few[i] = add_to(few[i], i);
+    }
+  }
+  for (int64_t i = 0; i < count; ++i)
+    _mm256_storeu_ps(out + i * stride,
+                     kCount == kMost ? _mm256_load_ps(in_memory[i]) : few[kCount == kMost ? 0 : i]);
+}
+
+#else
+
+constexpr int kMost = 32;
+template <int kBits, int kGroup, bool kMinimums, int kCount>
+void tile_rows(const BlockLayout&, const uint8_t* tile, const Rounded& x, int64_t first, int64_t many,
+               float* out, int64_t stride) {
+  constexpr int rows = BlockLayout::kRows, kSteps = kGroup / 4;
+  const int64_t count = kCount == kMost ? many : kCount;
+  float sum[kCount][rows] = {};
+  for (int64_t g = 0; g < x.groups; ++g) {
+    float scale[rows], minimum[rows] = {};
+    for (int r = 0; r < rows; ++r) {
+      float16_t h;
+      std::memcpy(&h, tile + 2 * r, 2);
+      scale[r] = h;
+      if constexpr (kMinimums) {
+        std::memcpy(&h, tile + 2 * (rows + r), 2);
+        minimum[r] = h;
+      }
+    }
+    tile += kMinimums ? 4 * rows : 2 * rows;
+    int8_t w[kSteps][4 * rows];
+    for (int step = 0; step < kSteps; ++step)
+      for (int lane = 0; lane < 4 * rows; ++lane) {
+        if constexpr (kBits == 8)
+          w[step][lane] = static_cast<int8_t>(tile[32 * step + lane]);
+        else
+          w[step][lane] = static_cast<int8_t>(step < kSteps / 2 ? tile[32 * step + lane] & 15
+                                                                : tile[32 * (step - kSteps / 2) + lane] >> 4);
+      }
+    tile += kGroup * kBits;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t at = g * kGroup / kScaled * x.m + first + i;
+      const int8_t* q = x.q + at * kScaled + g * kGroup % kScaled;
+      int32_t whole[rows] = {};
+      for (int step = 0; step < kSteps; ++step)
+        for (int r = 0; r < rows; ++r)
+          for (int k = 0; k < 4; ++k) whole[r] += w[step][4 * r + k] * q[4 * step + k];
+      const float by = x.scales[at];
+      for (int r = 0; r < rows; ++r) {
+        sum[i][r] += static_cast<float>(whole[r]) * (scale[r] * by);
+        if constexpr (kMinimums) sum[i][r] += minimum[r] * x.sums[g * x.m + first + i];
+      }
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) std::copy(sum[i], sum[i] + rows, out + i * stride);
+}
+
+#endif
+
+template <int kBits, int kGroup, bool kMinimums>
+void tile_product(const BlockLayout& layout, const uint8_t* tile, const Rounded& x, int64_t first,
+                  int64_t count, float* out, int64_t stride) {
+  for (int64_t n; count > 0; count -= n, first += n, out += n * stride) {
+    n = std::min<int64_t>(count, kMost);
+    switch (n) {
+      case 1: tile_rows<kBits, kGroup, kMinimums, 1>(layout, tile, x, first, n, out, stride); break;
+      case 2: tile_rows<kBits, kGroup, kMinimums, 2>(layout, tile, x, first, n, out, stride); break;
+      default: tile_rows<kBits, kGroup, kMinimums, kMost>(layout, tile, x, first, n, out, stride);
+    }
+  }
+}
+
+TileProduct find_product(const BlockLayout& layout) {
+  if (layout.bits == 4) return layout.group == 32 ? &tile_product<4, 32, true> : &tile_product<4, 16, true>;
+  if (layout.group == 16) return &tile_product<8, 16, false>;
+  return layout.minimums ? &tile_product<8, 32, true> : &tile_product<8, 32, false>;
+}
+
+// Rounds row i of m, with n elements.
+void round_row(const float* x, int64_t n, int group, int64_t i, int64_t m, int8_t* q, float* scales,
+               float* sums) {
+  q += i * kScaled, scales += i, sums += i;
+  for (int64_t left = n; left > 0; left -= kScaled, x += kScaled, q += m * kScaled, scales += m) {
+    float largest = 0;
+    bool finite = true;
+    for (int64_t k = 0; k < kScaled; ++k) {
+      const float a = std::fabs(x[k]);
+      largest = a > largest ? a : largest;
+      finite &= a <= std::numeric_limits<float>::max();
+    }
+    // 127 / largest must not overflow.
+    const float inverse = largest > 1e-36f && finite ? 127.0f / largest : 0.0f;
+    const float scale = finite ? largest / 127.0f : std::numeric_limits<float>::quiet_NaN();
+    *scales = scale;
+    int32_t whole[2] = {};
+    for (int64_t k = 0; k < kScaled; ++k) {
+      // Adding 1.5 * 2^23 rounds to the nearest integer.
+      const float y = inverse == 0.0f ? 0.0f : x[k] * inverse;
+      q[k] = static_cast<int8_t>(static_cast<int32_t>((y + 12582912.0f) - 12582912.0f));
+    }
+    for (int64_t k = 0; k < kScaled; ++k) whole[k / 16] += q[k];
+    if (group == 16) {
+      sums[0] = scale * static_cast<float>(whole[0]);
+      sums[m] = scale * static_cast<float>(whole[1]);
+      sums += 2 * m;
+    } else {
+      sums[0] = scale * static_cast<float>(whole[0] + whole[1]);
+      sums += m;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lazuli::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lazuli::cpu {
+HWY_EXPORT(find_product);
+HWY_EXPORT(round_row);
+
+namespace {
+
+constexpr int64_t kGrain = 1 << 16;  // products that are worth a thread
+
+void run_block_matmul(const KernelCall& call) {
+  const BlockLayout& layout = static_cast<const BlockMatmul&>(call.primitive).layout;
+  const Operand &x = call.in[0], &tiles = call.in[1], &out = call.out[0];
+  const int64_t m = x.shape[0], columns = layout.columns, groups = layout.groups(), rows = out.shape[1];
+  if (m == 0 || tiles.shape[0] == 0) return;
+  const int64_t scaled = columns / kScaled;
+  Scratch bytes(static_cast<size_t>(m * columns)),
+      floats(static_cast<size_t>(m * (scaled + groups)) * sizeof(float));
+  auto* q = bytes.as<int8_t>();
+  float *scales = floats.as<float>(), *sums = scales + m * scaled;
+  parallel_for(m, std::max<int64_t>(1, kGrain / columns), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) HWY_DYNAMIC_DISPATCH(round_row)
+    (x.as<float>() + i * columns, columns, layout.group, i, m, q, scales, sums);
+  });
+
+  const Rounded rounded{q, scales, sums, m, groups};
+  const TileProduct product = HWY_DYNAMIC_DISPATCH(find_product)(layout);
+  // Rows of x that stay in the cache while the tiles pass by.
+  const int64_t chunk = std::max<int64_t>(4, (128 << 10) / columns / 4 * 4);
+  const int64_t work = BlockLayout::kRows * columns * m;
+  parallel_for(tiles.shape[0], std::max<int64_t>(1, kGrain / work), [&](int64_t begin, int64_t end) {
+    for (int64_t first = 0; first < m; first += chunk)
+      for (int64_t t = begin; t < end; ++t)
+        product(layout, tiles.as<const uint8_t>() + t * layout.tile_bytes(), rounded, first,
+                std::min(chunk, m - first), out.as<float>() + first * rows + t * BlockLayout::kRows, rows);
+  });
+}
+
+}  // namespace
+
+void register_block_quantized(KernelTable& t) { t.add<BlockMatmul>({&run_block_matmul, 3}); }
+
+}  // namespace lazuli::cpu
+#endif

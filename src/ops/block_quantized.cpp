@@ -1,0 +1,156 @@
+#include "ops/block_quantized.h"
+
+#include <fmt/format.h>
+
+#include <stdexcept>
+
+#include "lazuli/ops/block_quantized.h"
+#include "lazuli/ops/elementwise.h"
+#include "lazuli/ops/matmul.h"
+#include "lazuli/ops/shape.h"
+
+namespace lazuli {
+
+std::optional<BlockLayout> packed_layout(GgmlType type) {
+  switch (type) {
+    case GgmlType::Q4_0:
+    case GgmlType::Q4_1:
+    case GgmlType::Q4_K: return BlockLayout{0, 4, 32, true};
+    case GgmlType::Q2_K:
+    case GgmlType::Q3_K: return BlockLayout{0, 4, 16, true};
+    case GgmlType::Q8_0:
+    case GgmlType::Q5_0:
+    case GgmlType::IQ4_NL:
+    case GgmlType::IQ4_XS: return BlockLayout{0, 8, 32, false};
+    case GgmlType::Q5_1:
+    case GgmlType::Q5_K: return BlockLayout{0, 8, 32, true};
+    case GgmlType::Q6_K: return BlockLayout{0, 8, 16, false};
+    default: return std::nullopt;
+  }
+}
+
+bool can_pack(GgmlType type) { return packed_layout(type).has_value(); }
+
+namespace {
+
+// Columns of a row of blocks.
+int64_t columns_of(const char* op, const array& blocks, GgmlType type) {
+  const GgmlInfo& info = ggml_info(type);
+  if (info.block_size == 1)
+    throw std::invalid_argument(fmt::format("[{}] expected a type of blocks, got {}", op, info.name));
+  if (blocks.ndim() != 2 || blocks.dtype() != uint8 || blocks.shape(1) % info.block_bytes != 0)
+    throw std::invalid_argument(fmt::format(
+        "[{}] expected uint8 of shape (rows, bytes) with a multiple of {} bytes, a block of {}; got {} of {}",
+        op, info.block_bytes, info.name, to_string(blocks.shape()), dtype_name(blocks.dtype())));
+  return blocks.shape(1) / info.block_bytes * info.block_size;
+}
+
+BlockLayout layout_of(const BlockMatrix& w) { return {w.columns, w.bits, w.group, w.minimums}; }
+
+array product(const array& x, const array& tiles, const BlockLayout& layout, const StreamOrDevice& s) {
+  return array::make({x.shape(0), tiles.shape(0) * BlockLayout::kRows}, float32,
+                     make_primitive<BlockMatmul>(layout), {x, tiles}, s);
+}
+
+array expanded(const array& tiles, const BlockLayout& layout, const StreamOrDevice& s) {
+  return array::make({tiles.shape(0) * BlockLayout::kRows, layout.columns}, float32,
+                     make_primitive<DequantizeBlocks>(layout), {tiles}, s);
+}
+
+}  // namespace
+
+BlockMatrix pack_blocks(const array& blocks, GgmlType type, StreamOrDevice s) {
+  const int64_t columns = columns_of("pack_blocks", blocks, type);
+  std::optional<BlockLayout> layout = packed_layout(type);
+  if (!layout)
+    throw std::invalid_argument(fmt::format("[pack_blocks] {} has no packed form", ggml_info(type).name));
+  if (blocks.shape(0) % BlockLayout::kRows != 0 || columns % 32 != 0)
+    throw std::invalid_argument(
+        fmt::format("[pack_blocks] expected a multiple of {} rows and of 32 columns, got ({}, {})",
+                    BlockLayout::kRows, blocks.shape(0), columns));
+  layout->columns = columns;
+  array tiles = array::make({blocks.shape(0) / BlockLayout::kRows, layout->tile_bytes()}, uint8,
+                            make_primitive<PackBlocks>(type, columns), {blocks}, s);
+  return {tiles, columns, layout->bits, layout->group, layout->minimums};
+}
+
+array block_matmul(const array& x, const BlockMatrix& w, StreamOrDevice s) {
+  if (x.ndim() == 0 || x.shape(-1) != w.columns)
+    throw std::invalid_argument(
+        fmt::format("[block_matmul] the last axis of x {} must equal the columns of w ({}, {})",
+                    to_string(x.shape()), w.rows(), w.columns));
+  if (!issubdtype(x.dtype(), floating) || x.dtype() == float64)
+    throw std::invalid_argument(fmt::format(
+        "[block_matmul] expected x of float32, float16 or bfloat16, got {}", dtype_name(x.dtype())));
+  array flat = x.ndim() == 2 ? x : reshape(x, {x.ndim() == 1 ? 1 : -1, w.columns}, s);
+  array y = product(astype(flat, float32, s), w.tiles, layout_of(w), s);
+  if (x.ndim() != 2) {
+    Shape shape = x.shape();
+    shape.back() = w.rows();
+    y = reshape(y, std::move(shape), s);
+  }
+  return astype(y, x.dtype(), s);
+}
+
+array dequantize(const BlockMatrix& w, Dtype dtype, StreamOrDevice s) {
+  return astype(expanded(w.tiles, layout_of(w), s), dtype, s);
+}
+
+BlockMatrix stack_rows(const std::vector<BlockMatrix>& parts, StreamOrDevice s) {
+  if (parts.empty()) throw std::invalid_argument("[stack_rows] expected at least one matrix");
+  BlockMatrix out = parts[0];
+  std::vector<array> tiles;
+  for (const auto& p : parts) {
+    if (layout_of(p).columns != out.columns || p.bits != out.bits || p.group != out.group ||
+        p.minimums != out.minimums)
+      throw std::invalid_argument("[stack_rows] expected matrices of the same columns and packing");
+    tiles.push_back(p.tiles);
+  }
+  if (tiles.size() > 1) out.tiles = concatenate(std::move(tiles), 0, s);
+  return out;
+}
+
+array take_blocks(const array& blocks, GgmlType type, const array& indices, StreamOrDevice s) {
+  const int64_t columns = columns_of("take_blocks", blocks, type);
+  if (!ggml_info(type).dequantizes)
+    throw std::invalid_argument(fmt::format("[take_blocks] {} cannot be expanded", ggml_info(type).name));
+  if (!issubdtype(indices.dtype(), integer))
+    throw std::invalid_argument(
+        fmt::format("[take_blocks] expected integer indices, got {}", dtype_name(indices.dtype())));
+  Shape shape = indices.shape();
+  shape.push_back(columns);
+  array rows = array::make({static_cast<int64_t>(indices.size()), columns}, float32,
+                           make_primitive<TakeBlocks>(type, columns),
+                           {blocks, reshape(astype(indices, int64, s), {-1}, s)}, s);
+  return reshape(rows, std::move(shape), s);
+}
+
+// ---------------------------------------------------------------- BlockMatmul
+
+std::vector<array> BlockMatmul::vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,
+                                    const std::vector<int>& argnums, const std::vector<array>&) const {
+  if (argnums != std::vector<int>{0})
+    throw std::invalid_argument("[block_matmul] the weights are integers: no derivative by them");
+  return {matmul(cotangents[0], expanded(primals[1], layout, {}))};
+}
+
+std::vector<array> BlockMatmul::jvp(const std::vector<array>& primals, const std::vector<array>& tangents,
+                                    const std::vector<int>& argnums, const std::vector<array>&) const {
+  if (argnums != std::vector<int>{0})
+    throw std::invalid_argument("[block_matmul] the weights are integers: no derivative by them");
+  return {matmul(tangents[0], transpose(expanded(primals[1], layout, {})))};
+}
+
+std::pair<std::vector<array>, std::vector<int>> BlockMatmul::vmap(const std::vector<array>& inputs,
+                                                                  const std::vector<int>& axes) const {
+  if (axes[1] >= 0) throw std::invalid_argument("[block_matmul] no batch of weights: vmap over x only");
+  const array x = moveaxis(inputs[0], axes[0], 0);  // (b, m, columns)
+  array y = product(reshape(x, {-1, layout.columns}), inputs[1], layout, {});
+  return {{reshape(y, {x.shape(0), x.shape(1), y.shape(1)})}, {0}};
+}
+
+std::optional<std::vector<Shape>> BlockMatmul::output_shapes(const std::vector<array>& inputs) const {
+  return std::vector<Shape>{{inputs[0].shape(0), inputs[1].shape(0) * BlockLayout::kRows}};
+}
+
+}  // namespace lazuli

@@ -1,0 +1,230 @@
+// Weights in ggml's block formats: packing, products, embeddings.
+#include "lazuli/ops/block_quantized.h"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "lazuli/ops/creation.h"
+#include "lazuli/ops/elementwise.h"
+#include "lazuli/ops/matmul.h"
+#include "lazuli/ops/reduce.h"
+#include "lazuli/ops/shape.h"
+#include "lazuli/transforms.h"
+#include "tests/ops/product_support.h"
+#include "tests/support.h"
+
+namespace lazuli::testing {
+namespace {
+
+constexpr GgmlType kPacked[] = {GgmlType::Q4_0, GgmlType::Q4_1, GgmlType::Q5_0,   GgmlType::Q5_1,
+                                GgmlType::Q8_0, GgmlType::Q2_K, GgmlType::Q3_K,   GgmlType::Q4_K,
+                                GgmlType::Q5_K, GgmlType::Q6_K, GgmlType::IQ4_NL, GgmlType::IQ4_XS};
+
+struct Weights {
+  array blocks;               // uint8
+  std::vector<float> values;  // what they mean
+  int64_t rows, columns;
+};
+
+// Blocks of random bits with scales of ordinary size.
+Weights random_weights(GgmlType type, int64_t rows, int64_t columns, uint32_t seed = 1) {
+  const GgmlInfo& info = ggml_info(type);
+  std::mt19937 random(seed);
+  std::vector<uint8_t> bytes(static_cast<size_t>(ggml_bytes(type, rows * columns)));
+  for (auto& b : bytes) b = static_cast<uint8_t>(random());
+  auto half_at = [&](size_t block, size_t offset) {
+    const float16_t h(0.001f * static_cast<float>(random() % 100) - 0.03f);
+    std::memcpy(bytes.data() + block * static_cast<size_t>(info.block_bytes) + offset, &h, 2);
+  };
+  for (size_t b = 0; b < bytes.size() / static_cast<size_t>(info.block_bytes); ++b) switch (type) {
+      case GgmlType::Q2_K: half_at(b, 80), half_at(b, 82); break;
+      case GgmlType::Q3_K: half_at(b, 108); break;
+      case GgmlType::Q6_K: half_at(b, 208); break;
+      case GgmlType::Q4_1:
+      case GgmlType::Q5_1:
+      case GgmlType::Q4_K:
+      case GgmlType::Q5_K: half_at(b, 0), half_at(b, 2); break;
+      default: half_at(b, 0);
+    }
+  Weights w{array(bytes.data(), {rows, ggml_bytes(type, columns)}, uint8), {}, rows, columns};
+  w.values.resize(static_cast<size_t>(rows * columns));
+  ggml_dequantize(type, std::as_bytes(std::span(bytes)), w.values);
+  return w;
+}
+
+std::string name_of(GgmlType type) { return std::string(ggml_info(type).name); }
+
+TEST(BlockQuantized, PackingKeepsTheWeights) {
+  for (GgmlType type : kPacked) {
+    SCOPED_TRACE(name_of(type));
+    Weights w = random_weights(type, 24, 512);
+    BlockMatrix packed = pack_blocks(w.blocks, type);
+    EXPECT_EQ(packed.rows(), 24);
+    EXPECT_EQ(packed.columns, 512);
+    auto got = dequantize(packed).to_vector<float>();
+    const bool two_factors = ggml_info(type).block_size == 256;
+    for (size_t i = 0; i < got.size(); ++i) {
+      // Scales of the K formats are rounded to float16; q is at most 127, minimums at most 63 * 0.07.
+      const double tolerance = two_factors ? std::ldexp(1.0, -11) * (std::fabs(w.values[i]) + 2 * 4.5) : 0;
+      ASSERT_NEAR(got[i], w.values[i], tolerance) << i;
+    }
+  }
+}
+
+// x as the product sees it: 8 bits with a scale for each 32 columns.
+std::vector<double> rounded(const std::vector<float>& x) {
+  std::vector<double> out(x.size());
+  for (size_t at = 0; at < x.size(); at += 32) {
+    float largest = 0;
+    for (size_t i = at; i < at + 32; ++i) largest = std::max(largest, std::fabs(x[i]));
+    for (size_t i = at; i < at + 32; ++i)
+      out[i] = largest == 0 ? 0 : std::nearbyint(x[i] * (127.0f / largest)) * (largest / 127.0f);
+  }
+  return out;
+}
+
+TEST(BlockQuantized, ProductsAreThoseOfTheRoundedRows) {
+  for (GgmlType type : kPacked) {
+    for (int64_t m : {1, 2, 3, 5, 70}) {
+      SCOPED_TRACE(name_of(type) + " with " + std::to_string(m) + " rows");
+      Weights w = random_weights(type, 40, 768, 3);
+      BlockMatrix packed = pack_blocks(w.blocks, type);
+      auto weights = dequantize(packed).to_vector<float>();
+      array x = random_array({m, 768}, float32, static_cast<uint32_t>(m)) * 2.0f;
+      auto xs = rounded(x.to_vector<float>());
+      auto y = block_matmul(x, packed).to_vector<float>();
+      for (int64_t i = 0; i < m; ++i)
+        for (int64_t r = 0; r < 40; ++r) {
+          double want = 0, size = 0;
+          for (int64_t k = 0; k < 768; ++k) {
+            const double term =
+                xs[static_cast<size_t>(i * 768 + k)] * weights[static_cast<size_t>(r * 768 + k)];
+            want += term;
+            size += std::fabs(term);
+          }
+          ASSERT_NEAR(y[static_cast<size_t>(i * 40 + r)], want, 2e-6 * size + 1e-6) << i << " " << r;
+        }
+    }
+  }
+}
+
+TEST(BlockQuantized, ExtremeIntegersDoNotOverflow) {
+  // The largest weights against the largest x, all of one sign.
+  for (GgmlType type : {GgmlType::Q4_1, GgmlType::Q8_0}) {
+    std::vector<std::byte> bytes(static_cast<size_t>(ggml_bytes(type, 8 * 64)));
+    std::vector<float> values(8 * 64, -2.0f);
+    if (type == GgmlType::Q4_1) {
+      for (size_t i = 0; i < values.size(); i += 2) values[i] = 1.0f;
+    }
+    ggml_quantize(type, values, bytes);
+    array blocks(reinterpret_cast<const uint8_t*>(bytes.data()), {8, ggml_bytes(type, 64)}, uint8);
+    ggml_dequantize(type, bytes, values);
+    BlockMatrix w = pack_blocks(blocks, type);
+    for (float sign : {1.0f, -1.0f}) {
+      array y = block_matmul(full({1, 64}, sign * 3.0f), w);
+      double want = 0;
+      for (int k = 0; k < 64; ++k) want += sign * 3.0 * values[static_cast<size_t>(k)];
+      EXPECT_NEAR(y.to_vector<float>()[0], want, 1e-4 * std::fabs(want)) << name_of(type);
+    }
+  }
+}
+
+TEST(BlockQuantized, ZerosTinyValuesAndNaN) {
+  BlockMatrix w = pack_blocks(random_weights(GgmlType::Q4_0, 8, 64).blocks, GgmlType::Q4_0);
+  for (float v : block_matmul(zeros({2, 64}), w).to_vector<float>()) EXPECT_EQ(v, 0);
+  for (float v : block_matmul(full({1, 64}, 1e-42f), w).to_vector<float>()) EXPECT_TRUE(std::isfinite(v));
+  for (float bad : {std::nanf(""), INFINITY})
+    for (float v : block_matmul(full({1, 64}, bad), w).to_vector<float>()) EXPECT_TRUE(std::isnan(v));
+}
+
+TEST(BlockQuantized, SameBitsForAnyNumberOfThreads) {
+  Weights w = random_weights(GgmlType::Q4_K, 264, 768);
+  BlockMatrix packed = pack_blocks(w.blocks, GgmlType::Q4_K);
+  for (int64_t m : {1, 37}) {
+    array x = random_array({m, 768}, float32);
+    auto run = [&] {
+      array y = block_matmul(x, packed);
+      y.eval();
+      return y;
+    };
+    array one = with_threads(1, run);
+    for (int threads : {2, 3, 8}) EXPECT_TRUE(same_bits(with_threads(threads, run), one));
+  }
+}
+
+TEST(BlockQuantized, DtypesShapesDerivativesAndBatches) {
+  Weights w = random_weights(GgmlType::Q8_0, 16, 64);
+  BlockMatrix packed = pack_blocks(w.blocks, GgmlType::Q8_0);
+  array weights = dequantize(packed);
+  array x = random_array({2, 3, 64}, float32);
+  EXPECT_EQ(block_matmul(x, packed).shape(), (Shape{2, 3, 16}));
+  EXPECT_EQ(block_matmul(slice(reshape(x, {384}), {0}, {64}), packed).shape(), (Shape{16}));
+  EXPECT_EQ(block_matmul(astype(x, bfloat16), packed).dtype(), bfloat16);
+  EXPECT_EQ(block_matmul(zeros({0, 64}), packed).shape(), (Shape{0, 16}));
+  // A transposed x is read as what it means.
+  array turned = transpose(contiguous(transpose(reshape(x, {6, 64}))));
+  EXPECT_TRUE(same_bits(block_matmul(turned, packed), block_matmul(reshape(x, {6, 64}), packed)));
+  array g = random_array({2, 3, 16}, float32, 5);
+  auto [out, grads] =
+      vjp([&](const std::vector<array>& v) { return std::vector{block_matmul(v[0], packed)}; }, {x}, {g});
+  EXPECT_TRUE(allclose(grads[0], matmul(g, weights), 1e-5, 1e-5).item<bool>());
+  auto [same, tangents] =
+      jvp([&](const std::vector<array>& v) { return std::vector{block_matmul(v[0], packed)}; }, {x}, {x});
+  EXPECT_TRUE(allclose(tangents[0], matmul(x, transpose(weights)), 1e-5, 1e-5).item<bool>());
+  array mapped = vmap([&](const array& v) { return block_matmul(v, packed); }, 1)(x);
+  EXPECT_TRUE(same_bits(mapped, transpose(block_matmul(x, packed), {1, 0, 2})));
+  BlockMatrix twice = stack_rows({packed, packed});
+  EXPECT_EQ(twice.rows(), 32);
+  array both = block_matmul(x, twice);
+  EXPECT_TRUE(same_bits(slice(both, {0, 0, 16}, {2, 3, 32}), block_matmul(x, packed)));
+}
+
+TEST(BlockQuantized, RowsOfAnEmbedding) {
+  for (GgmlType type : kPacked) {
+    Weights w = random_weights(type, 21, 256);
+    array rows = take_blocks(w.blocks, type, array({3, -1, 20, 0}, {2, 2}));
+    EXPECT_EQ(rows.shape(), (Shape{2, 2, 256}));
+    auto got = rows.to_vector<float>();
+    int64_t want[] = {3, 20, 20, 0};
+    for (size_t i = 0; i < got.size(); ++i)
+      ASSERT_EQ(got[i], w.values[static_cast<size_t>(want[i / 256]) * 256 + i % 256]) << name_of(type);
+    array bad = take_blocks(w.blocks, type, array({21}));
+    EXPECT_THROW(bad.eval(), std::out_of_range);
+  }
+}
+
+TEST(BlockQuantized, Errors) {
+  Weights w = random_weights(GgmlType::Q4_0, 8, 64);
+  EXPECT_EQ(
+      message_of<std::invalid_argument>([&] {
+        pack_blocks(zeros({8, 35}, uint8), GgmlType::Q4_0);
+      }),
+      "[pack_blocks] expected uint8 of shape (rows, bytes) with a multiple of 18 bytes, a block of Q4_0; got "
+      "(8, 35) of uint8");
+  EXPECT_EQ(message_of<std::invalid_argument>([&] {
+              pack_blocks(zeros({7, 36}, uint8), GgmlType::Q4_0);
+            }),
+            "[pack_blocks] expected a multiple of 8 rows and of 32 columns, got (7, 64)");
+  EXPECT_EQ(message_of<std::invalid_argument>([&] {
+              pack_blocks(zeros({8, 4}, uint8), GgmlType::F32);
+            }),
+            "[pack_blocks] expected a type of blocks, got F32");
+  EXPECT_EQ(message_of<std::invalid_argument>([&] {
+              pack_blocks(zeros({8, 17}, uint8), GgmlType::MXFP4);
+            }),
+            "[pack_blocks] MXFP4 has no packed form");
+  BlockMatrix packed = pack_blocks(w.blocks, GgmlType::Q4_0);
+  EXPECT_EQ(message_of<std::invalid_argument>([&] {
+              block_matmul(ones({2, 32}), packed);
+            }),
+            "[block_matmul] the last axis of x (2, 32) must equal the columns of w (8, 64)");
+  EXPECT_EQ(message_of<std::invalid_argument>([&] {
+              block_matmul(ones({2, 64}, int32), packed);
+            }),
+            "[block_matmul] expected x of float32, float16 or bfloat16, got int32");
+}
+
+}  // namespace
+}  // namespace lazuli::testing
