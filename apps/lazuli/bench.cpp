@@ -1,0 +1,63 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "commands.h"
+#include "loaded.h"
+
+namespace lazuli::app {
+
+namespace {
+
+struct Options {
+  std::string model;
+  int64_t prompt = 512, tokens = 128;
+  int rounds = 5;
+  bool json = false;
+};
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v[v.size() / 2];
+}
+
+void run(const Options& o) {
+  Loaded m = load(o.model, o.json);
+  std::vector<int32_t> prompt;
+  for (int64_t i = 0; i < o.prompt; ++i)
+    prompt.push_back(static_cast<int32_t>((i * 7919 + 13) % m.model.info().vocabulary));
+  std::vector<double> prefill, decode;
+  lm::GenerateOptions options{.max_tokens = o.tokens, .ignore_end = true};
+  for (int r = 0; r < o.rounds; ++r) {
+    lm::Result a = lm::generate(m.model, m.tokenizer, prompt, {.max_tokens = 1, .ignore_end = true});
+    prefill.push_back(a.prompt_tokens_per_second());
+    lm::Result b = lm::generate(m.model, m.tokenizer, std::span(prompt).first(1), options);
+    decode.push_back(b.tokens_per_second());
+  }
+  if (o.json)
+    fmt::print("{{\"prefill\": {:.2f}, \"decode\": {:.2f}}}\n", median(prefill), median(decode));
+  else
+    fmt::print("prompt of {}: {:.1f} tokens/s\ngeneration of {}: {:.1f} tokens/s\n(medians of {})\n",
+               o.prompt, median(prefill), o.tokens, median(decode), o.rounds);
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("bench", "Measures the speed of a model on this machine");
+  c->footer("Example:\n  lazuli bench -m model.gguf --prompt 512 --tokens 128\n");
+  c->add_option("-m,--model", o->model, "GGUF file")->required()->check(CLI::ExistingFile);
+  c->add_option("--prompt", o->prompt, "Tokens of prompt")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
+  c->add_option("--tokens", o->tokens, "Tokens to generate")
+      ->capture_default_str()
+      ->check(CLI::Range(2, 1 << 20));
+  c->add_option("--rounds", o->rounds, "Repetitions")->capture_default_str()->check(CLI::Range(1, 1000));
+  c->add_flag("--json", o->json, "One line of JSON");
+  c->callback([o] { run(*o); });
+}
+
+}  // namespace lazuli::app

@@ -1,0 +1,54 @@
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+#include <memory>
+
+#include "commands.h"
+#include "loaded.h"
+
+namespace lazuli::app {
+
+namespace {
+
+struct Options {
+  std::string model, prompt = "Once upon a time";
+  bool quiet = false;
+  lm::GenerateOptions generate;
+};
+
+void run(const Options& o) {
+  std::string prompt = o.prompt;
+  if (prompt == "-") prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
+  Loaded m = load(o.model, o.quiet);
+  Interrupt interrupt;
+  const std::vector<int32_t> ids = m.tokenizer.encode(prompt);
+  if (!o.quiet) std::fputs(prompt.c_str(), stdout), std::fflush(stdout);
+  lm::Result r = lm::generate(m.model, m.tokenizer, ids, o.generate, [](const lm::Step& step) {
+    std::fputs(step.text.c_str(), stdout);
+    std::fflush(stdout);
+    return !Interrupt::requested();
+  });
+  std::fputs("\n", stdout);
+  if (!o.quiet) std::fprintf(stderr, "%s\n", speed(r).c_str());
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("generate", "Continues a text");
+  c->footer(
+      "Examples:\n"
+      "  lazuli generate -m model.gguf -p \"The capital of France is\" -n 20\n"
+      "  lazuli generate -m model.gguf --temp 0.8 --top-p 0.95 --seed 1 -p - < beginning.txt\n");
+  c->add_option("-m,--model", o->model, "GGUF file")->required()->check(CLI::ExistingFile);
+  c->add_option("-p,--prompt", o->prompt, "Text to continue; - reads it from the input")
+      ->capture_default_str();
+  c->add_flag("-q,--quiet", o->quiet, "Print the new text only");
+  add_sampling(*c, o->generate);
+  c->callback([o] { run(*o); });
+}
+
+}  // namespace lazuli::app

@@ -1,0 +1,98 @@
+#include "loaded.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+
+namespace lazuli::app {
+
+lm::Tokenizer tokenizer_of(const Gguf& file) {
+  return lm::Tokenizer::from_metadata([&](std::string_view key) -> std::optional<lm::MetadataValue> {
+    const GgufValue* value = file.metadata.find(key);
+    if (!value) return std::nullopt;
+    return std::visit(
+        [&]<class T>(const T& v) -> std::optional<lm::MetadataValue> {
+          if constexpr (std::same_as<T, bool> || std::same_as<T, std::string>) {
+            return v;
+          } else if constexpr (std::integral<T>) {
+            return static_cast<int64_t>(v);
+          } else if constexpr (std::floating_point<T>) {
+            return static_cast<double>(v);
+          } else {
+            if (std::holds_alternative<std::vector<std::string>>(v.values))
+              return file.metadata.get<std::vector<std::string>>(key);
+            if (std::holds_alternative<std::vector<float>>(v.values))
+              return file.metadata.get<std::vector<float>>(key);
+            return file.metadata.get<std::vector<int32_t>>(key);
+          }
+        },
+        *value);
+  });
+}
+
+Loaded load(const std::string& path, bool quiet) {
+  const auto start = std::chrono::steady_clock::now();
+  Gguf file = load_gguf(path);
+  Loaded all{file, tokenizer_of(file), lm::load_model(file)};
+  const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+  if (!quiet) {
+    const lm::ModelInfo& m = all.model.info();
+    fmt::print(stderr, "{} ({}, {} layers, {:.0f} MB) loaded in {:.2f} s\n", m.name.empty() ? path : m.name,
+               m.architecture, m.layers, static_cast<double>(m.weight_bytes) / 1e6, time.count());
+  }
+  return all;
+}
+
+void add_sampling(CLI::App& command, lm::GenerateOptions& o) {
+  lm::SamplerOptions& s = o.sampler;
+  command.add_option("-n,--max-tokens", o.max_tokens, "Most tokens to generate")->capture_default_str();
+  command.add_option("--temp", s.temperature, "Temperature; 0 takes the most likely token")
+      ->capture_default_str();
+  command.add_option("--top-k", s.top_k, "Choose among the k most likely tokens; 0: all")
+      ->capture_default_str();
+  command.add_option("--top-p", s.top_p, "Choose among the most likely tokens of this total probability")
+      ->capture_default_str();
+  command.add_option("--min-p", s.min_p, "Leave out tokens less likely than this times the most likely")
+      ->capture_default_str();
+  command.add_option("--xtc-probability", s.xtc_probability, "How often to exclude the top choices (XTC)")
+      ->capture_default_str();
+  command.add_option("--xtc-threshold", s.xtc_threshold, "Probability above which a token is a top choice")
+      ->capture_default_str();
+  command.add_option("--repetition-penalty", s.repetition_penalty, "Divides logits of recent tokens")
+      ->capture_default_str();
+  command.add_option("--presence-penalty", s.presence_penalty, "Subtracted from logits of recent tokens")
+      ->capture_default_str();
+  command.add_option("--frequency-penalty", s.frequency_penalty, "The same for each time they occur")
+      ->capture_default_str();
+  command.add_option_function<uint64_t>(
+      "--seed", [&s](uint64_t seed) { s.seed = seed; },
+      "Same seed, same text (default: different each time)");
+  command.add_option("--stop", o.stop, "Text that ends the answer (may be given several times)");
+}
+
+std::string speed(const lm::Result& r) {
+  std::string text =
+      fmt::format("{} tokens of prompt at {:.0f}/s", r.prompt_tokens, r.prompt_tokens_per_second());
+  if (r.tokens.size() > 1)
+    text += fmt::format(", {} tokens at {:.1f}/s", r.tokens.size(), r.tokens_per_second());
+  return text;
+}
+
+namespace {
+volatile std::sig_atomic_t interrupted = 0;
+void on_interrupt(int) {
+  if (interrupted) std::signal(SIGINT, SIG_DFL), std::raise(SIGINT);
+  interrupted = 1;
+}
+}  // namespace
+
+Interrupt::Interrupt() {
+  interrupted = 0;
+  std::signal(SIGINT, on_interrupt);
+}
+Interrupt::~Interrupt() { std::signal(SIGINT, SIG_DFL); }
+bool Interrupt::requested() { return interrupted != 0; }
+
+}  // namespace lazuli::app

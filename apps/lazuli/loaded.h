@@ -1,0 +1,36 @@
+// A model file with its tokenizer, and the options that every command that samples shares.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "lazuli/io/gguf.h"
+#include "lazuli/lm/generate.h"
+
+namespace lazuli::app {
+
+struct Loaded {
+  Gguf file;
+  lm::Tokenizer tokenizer;
+  lm::Model model;
+};
+// Loads a GGUF file; says on stderr how long it took unless `quiet`.
+Loaded load(const std::string& path, bool quiet);
+lm::Tokenizer tokenizer_of(const Gguf& file);
+
+// Adds -n, --temp, --top-p, ... to a command; they set `options` when the line is parsed.
+void add_sampling(CLI::App& command, lm::GenerateOptions& options);
+
+// "64 tokens of prompt at 512/s, 100 tokens at 210/s"
+std::string speed(const lm::Result& result);
+
+// Sets a flag at ctrl-c while it lives, instead of ending the program; a second ctrl-c ends it.
+class Interrupt {
+ public:
+  Interrupt();
+  ~Interrupt();
+  static bool requested();
+};
+
+}  // namespace lazuli::app

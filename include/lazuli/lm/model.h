@@ -1,0 +1,67 @@
+// A language model: token ids in, logits of the next token out.
+//
+//     lm::Model model = lm::load_model("smollm2.gguf");
+//     lm::Cache cache = model.make_cache();
+//     array logits = model(array({1, 2, 3}, {1, 3}), cache);    // (1, vocabulary)
+//
+// Models are immutable: copies share the weights, and several threads may use one, each with a cache of its
+// own.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "lazuli/array.h"
+#include "lazuli/io/gguf.h"
+#include "lazuli/lm/cache.h"
+
+namespace lazuli::lm {
+
+// What the parts of Lazuli that run models need to know of one.
+struct ModelInfo {
+  std::string architecture;  // "llama", "qwen2", ...
+  std::string name;
+  int64_t layers = 0;
+  int64_t hidden = 0;  // width of the residual stream
+  int64_t vocabulary = 0;
+  int64_t context = 0;      // positions it was trained for; 0 if the file does not say
+  size_t weight_bytes = 0;  // in memory
+};
+
+class Model {
+ public:
+  // An architecture implements this.
+  class Network {
+   public:
+    virtual ~Network() = default;
+    // The last normalised hidden states (batch, positions, hidden) of tokens (batch, positions), int32,
+    // that follow those in the cache.
+    virtual array hidden(const array& tokens, Cache& cache) const = 0;
+    // Logits (..., vocabulary) of hidden states (..., hidden).
+    virtual array logits(const array& hidden) const = 0;
+    ModelInfo info;
+  };
+
+  explicit Model(std::shared_ptr<const Network> network) : network_(std::move(network)) {}
+
+  const ModelInfo& info() const { return network_->info; }
+  Cache make_cache() const { return {std::vector<KVCache>(static_cast<size_t>(info().layers))}; }
+
+  // Logits (batch, vocabulary), float32, of the token after the last of `tokens` (batch, positions).
+  array operator()(const array& tokens, Cache& cache) const;
+  // Logits (batch, positions, vocabulary), float32, after each of them.
+  array all_logits(const array& tokens, Cache& cache) const;
+
+ private:
+  std::shared_ptr<const Network> network_;
+};
+
+// Builds the model that a GGUF file holds; its weights keep their block formats. Throws std::runtime_error
+// that names the tensor or key for architectures that are not known, missing tensors and shapes that do not
+// fit.
+Model load_model(const Gguf& file);
+// The same from a path.
+Model load_model(const std::string& path);
+
+}  // namespace lazuli::lm
