@@ -1,5 +1,5 @@
-# Installs the library for find_package(lazuli) (targets lazuli::lazuli and lazuli::mlx) and for
-# pkg-config (lazuli, lazuli-mlx).
+# Installs the library for find_package(lazuli) (targets lazuli::lazuli and lazuli::mlx, with
+# COMPONENTS lm also lazuli::lm) and for pkg-config (lazuli, lazuli-mlx).
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -15,16 +15,19 @@ target_include_directories(lazuli_mlx INTERFACE
 
 if(BUILD_SHARED_LIBS)
   # A 0.x release may change the interface with its minor version.
-  set_target_properties(lazuli PROPERTIES VERSION ${PROJECT_VERSION}
+  set_target_properties(lazuli lazuli_lm PROPERTIES VERSION ${PROJECT_VERSION}
     SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
 endif()
 
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/lazuli)
 install(TARGETS lazuli lazuli_mlx EXPORT lazuliTargets)
+install(TARGETS lazuli_lm EXPORT lazuliLmTargets)
 install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 install(DIRECTORY compat/mlx/include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/lazuli-mlx
         FILES_MATCHING PATTERN "*.h")
 install(EXPORT lazuliTargets NAMESPACE lazuli:: DESTINATION ${package})
+# A file of its own: only who asks for lm needs what lm links.
+install(EXPORT lazuliLmTargets NAMESPACE lazuli:: DESTINATION ${package})
 install(FILES LICENSE-MIT LICENSE-APACHE DESTINATION ${CMAKE_INSTALL_DATADIR}/licenses/lazuli)
 
 configure_package_config_file(cmake/lazuliConfig.cmake.in lazuliConfig.cmake INSTALL_DESTINATION ${package})
