@@ -7,6 +7,7 @@
 #include "lazuli/deterministic.h"
 #include "lazuli/device.h"
 #include "lazuli/dtype.h"
+#include "lazuli/fast.h"
 #include "lazuli/graph.h"
 #include "lazuli/indexing.h"
 #include "lazuli/io.h"

@@ -278,6 +278,21 @@ HWY_INLINE V exp(D d, V x) {
   }
 }
 
+// exp(x) for x that is NaN, -inf or at most 0; results below the smallest normal number are 0.
+template <class D, class V>
+HWY_INLINE V exp_negative(D d, V x) {
+  if constexpr (sizeof(hn::TFromD<D>) == 8) {
+    return exp(d, x);
+  } else {
+    const hn::RebindToSigned<D> di;
+    V r;
+    const auto n = exp_reduce(d, x, r);
+    const V p = hn::Add(expm1_poly(d, r), hn::Set(d, 1.0f));
+    const V y = hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(n)));
+    return hn::IfThenElse(hn::Ge(x, hn::Set(d, -87.0f)), y, hn::IfThenZeroElse(hn::Eq(x, x), x));
+  }
+}
+
 template <class D, class V>
 HWY_INLINE V exp2(D d, V x) {
   if constexpr (!kIsFloat<D>) {

@@ -41,21 +41,6 @@ HWY_BEFORE_NAMESPACE();
 namespace lazuli::cpu::HWY_NAMESPACE {
 namespace {
 
-// exp(x) for x that is NaN, -inf or at most 0; results below the smallest normal number are 0.
-template <class D, class V>
-HWY_INLINE V exp_negative(D d, V x) {
-  if constexpr (sizeof(hn::TFromD<D>) == 8) {
-    return exp(d, x);
-  } else {
-    const hn::RebindToSigned<D> di;
-    V r;
-    const auto n = exp_reduce(d, x, r);
-    const V p = hn::Add(expm1_poly(d, r), hn::Set(d, 1.0f));
-    const V y = hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(n)));
-    return hn::IfThenElse(hn::Ge(x, hn::Set(d, -87.0f)), y, hn::IfThenZeroElse(hn::Eq(x, x), x));
-  }
-}
-
 // The order does not matter to a maximum, so the last vector may overlap.
 template <class T>
 T largest(const T* x, int64_t n) {

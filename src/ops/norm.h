@@ -1,0 +1,33 @@
+// Primitives of the normalisation family.
+#pragma once
+
+#include <tuple>
+
+#include "ops/parameters.h"
+
+namespace lazuli {
+
+// (x - mean) / sqrt(var + eps) over the last axis, or x / sqrt(mean(x^2) + eps) if not centered; times
+// weight, plus bias. Inputs {x, weight?, bias?}, all of one floating dtype.
+class Norm : public detail::Parameters<Primitive, Norm> {
+ public:
+  Norm(bool centered, bool weighted, bool biased, float eps)
+      : centered(centered), weighted(weighted), biased(biased), eps(eps) {}
+
+  auto params() const { return std::tie(centered, weighted, biased, eps); }
+  static constexpr const char* param_names[] = {"centered", "weighted", "biased", "eps"};
+
+  std::string_view name() const override { return centered ? "layer_norm" : "rms_norm"; }
+  std::vector<array> vjp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&,
+                         const std::vector<array>&) const override;
+  std::vector<array> jvp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&,
+                         const std::vector<array>&) const override;
+  std::pair<std::vector<array>, std::vector<int>> vmap(const std::vector<array>&,
+                                                       const std::vector<int>&) const override;
+  std::optional<std::vector<Shape>> output_shapes(const std::vector<array>&) const override;
+
+  const bool centered, weighted, biased;
+  const float eps;
+};
+
+}  // namespace lazuli
