@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "lazuli/ops.h"
 #include "lazuli/transforms.h"
 
 namespace lazuli::lm {
@@ -94,15 +95,18 @@ Result generate(const Model& model, const Tokenizer& tokenizer, std::span<const 
 
   start = Clock::now();
   while (static_cast<int64_t>(result.tokens.size()) < options.max_tokens) {
-    logits->eval();
-    const int32_t token = sample({logits->data<float>(), logits->size()}, history);
+    array total = logsumexp(*logits);
+    eval(*logits, total);
+    const std::span<const float> scores(logits->data<float>(), logits->size());
+    const int32_t token = sample(scores, history);
+    const float log_probability = scores[static_cast<size_t>(token)] - total.item<float>();
     history.push_back(token);
     result.tokens.push_back(token);
     const bool end = !options.ignore_end && tokenizer.is_end_of_generation(token);
     bool stopped = false;
     std::string text = end ? stops.finish() : stops.add(decoder.add(token), stopped);
     result.text += text;
-    const bool wanted = !on_step || on_step({token, std::move(text), sample.log_probability()});
+    const bool wanted = !on_step || on_step({token, std::move(text), log_probability});
     if (end || stopped || !wanted) {
       result.finish = end ? Finish::end_token : stopped ? Finish::stop_string : Finish::callback;
       break;
@@ -112,9 +116,10 @@ Result generate(const Model& model, const Tokenizer& tokenizer, std::span<const 
   }
   result.generation_time = Clock::now() - start;
   if (result.finish == Finish::length) {
-    std::string rest = stops.finish() + decoder.finish();
+    std::string rest =
+        stops.finish() + decoder.finish();  // half characters, text that might have been a stop string
     result.text += rest;
-    if (on_step && !rest.empty()) on_step({result.tokens.back(), rest, sample.log_probability()});
+    if (on_step && !rest.empty()) on_step({result.tokens.back(), std::move(rest), 0});
   }
   return result;
 }

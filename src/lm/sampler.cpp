@@ -66,14 +66,7 @@ int32_t Sampler::operator()(std::span<const float> logits, std::span<const int32
     }
     seen = adjusted_;
   }
-  const int32_t token = o.temperature == 0 ? largest(seen) : choose(seen);
-
-  const float top = logits[static_cast<size_t>(largest(logits))];
-  double total = 0;
-  for (float x : logits)
-    if (!std::isnan(x)) total += std::exp(static_cast<double>(x) - top);
-  log_probability_ = static_cast<float>(logits[static_cast<size_t>(token)] - top - std::log(total));
-  return token;
+  return o.temperature == 0 ? largest(seen) : choose(seen);
 }
 
 int32_t Sampler::choose(std::span<const float> logits) {

@@ -35,7 +35,7 @@ struct GenerateOptions {
 struct Step {
   int32_t token;
   std::string text;       // what it adds to the text, whole characters only; may be empty
-  float log_probability;  // of the token, without temperature and penalties
+  float log_probability;  // of the token, without temperature and penalties; 0 for text left over at the end
 };
 
 enum class Finish { length, end_token, stop_string, callback };

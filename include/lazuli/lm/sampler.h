@@ -45,8 +45,6 @@ class Sampler {
   // `logits` has one entry a token; `history` ends with the newest token. Throws std::runtime_error if no
   // logit is a number.
   int32_t operator()(std::span<const float> logits, std::span<const int32_t> history = {});
-  // Of the token chosen last: the logarithm of its probability under the unmodified logits.
-  float log_probability() const { return log_probability_; }
 
  private:
   int32_t choose(std::span<const float> logits);
@@ -55,7 +53,6 @@ class Sampler {
   std::mt19937_64 random_;
   std::vector<float> adjusted_;
   std::vector<std::pair<float, int32_t>> candidates_;  // probability, token
-  float log_probability_ = 0;
 };
 
 }  // namespace lazuli::lm
