@@ -110,19 +110,19 @@ void write_group(const BlockLayout& layout, const Parts* parts, int begin, int g
   if (layout.minimums)
     for (int r = 0; r < rows; ++r) store_half(to + 2 * (rows + r), parts[r].minimum[group_index]);
   to += layout.header_bytes();
-  const int steps = layout.group / 4, half = steps / 2;
-  for (int step = 0; step < steps; ++step)
-    for (int r = 0; r < rows; ++r)
-      for (int k = 0; k < 4; ++k) {
-        const uint8_t q = static_cast<uint8_t>(parts[r].q[begin + 4 * step + k]);
-        const int lane = 4 * r + k;
-        if (layout.bits == 8)
-          to[32 * step + lane] = q;
-        else if (step < half)
-          to[32 * step + lane] = q;
-        else
-          to[32 * (step - half) + lane] |= static_cast<uint8_t>(q << 4);
-      }
+  auto four = [&](int r, int column) {
+    uint32_t word;
+    std::memcpy(&word, parts[r].q + begin + column, 4);
+    return word;
+  };
+  const int half = layout.group / 2;
+  for (int column = 0; column < (layout.bits == 8 ? layout.group : half); column += 4)
+    for (int r = 0; r < rows; ++r, to += 4) {
+      // Values of 4 bits do not reach their neighbours when shifted.
+      const uint32_t word =
+          layout.bits == 8 ? four(r, column) : four(r, column) | four(r, column + half) << 4;
+      std::memcpy(to, &word, 4);
+    }
 }
 
 template <class Block>
