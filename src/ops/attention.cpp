@@ -86,8 +86,8 @@ array scaled_dot_product_attention(const array& queries, const array& keys, cons
   }
   if (sinks) {
     if (sinks->ndim() != 1 || sinks->shape(0) != queries.shape(1))
-      fail("sinks must have shape (" + std::to_string(queries.shape(1)) +
-           "), one for each head of the queries, but have " + to_string(sinks->shape()));
+      fail("sinks must have shape " + to_string(Shape{queries.shape(1)}) +
+           ", one for each head of the queries, but have " + to_string(sinks->shape()));
     if (!issubdtype(sinks->dtype(), floating))
       fail("sinks must have a floating type, but have " + std::string(dtype_name(sinks->dtype())));
     inputs.push_back(expand_dims(astype(*sinks, wide, s), 0, s));

@@ -15,8 +15,8 @@ namespace {
 
 void check_vector(const array& v, const array& x, const std::string& op, const char* what) {
   if (v.ndim() == 1 && v.shape(0) == x.shape(-1)) return;
-  throw std::invalid_argument("[" + op + "] " + what + " must have shape (" + std::to_string(x.shape(-1)) +
-                              "), the last axis of x " + to_string(x.shape()) + ", but has " +
+  throw std::invalid_argument("[" + op + "] " + what + " must have shape " + to_string(Shape{x.shape(-1)}) +
+                              ", the last axis of x " + to_string(x.shape()) + ", but has " +
                               to_string(v.shape()));
 }
 
@@ -94,35 +94,29 @@ array sum_of_rows(const array& a) {
   return axes.empty() ? a : sum(a, axes);
 }
 
-// {dx} or {dx, dweight}, composed.
-std::vector<array> composed_grad(bool centered, float eps, const std::vector<array>& in) {
-  const Normalized n(centered, eps, in[0]);
-  array g = Normalized::wide(in.back());
-  if (in.size() == 2) return {astype(n.derivative(g), in[0].dtype())};
-  return {astype(n.derivative(multiply(g, Normalized::wide(in[1]))), in[0].dtype()),
-          astype(sum_of_rows(multiply(g, n.x_hat)), in[0].dtype())};
-}
-
-std::vector<array> make_norm_grad(bool centered, float eps, const std::vector<array>& in) {
-  return composed_grad(centered, eps, in);
+// What NormGrad computes, composed.
+std::vector<array> composed_grad(const NormGrad& p, const std::vector<array>& in) {
+  const Normalized n(p.centered, p.eps, in[0]);
+  const array g = Normalized::wide(in.back());
+  const Dtype type = in[0].dtype();
+  std::vector<array> out{astype(n.derivative(p.weighted ? multiply(g, Normalized::wide(in[1])) : g), type)};
+  if (p.weighted) out.push_back(astype(sum_of_rows(multiply(g, n.x_hat)), type));
+  if (p.biased) out.push_back(astype(sum_of_rows(g), type));
+  return out;
 }
 
 }  // namespace
 
 std::vector<array> Norm::vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,
                              const std::vector<int>& argnums, const std::vector<array>&) const {
-  std::vector<array> in{primals[0]}, both;
-  if (weighted) in.push_back(primals[1]);
+  std::vector<array> in(primals.begin(), primals.begin() + 1 + weighted);
   in.push_back(cotangents[0]);
-  std::vector<array> grads;
-  for (int arg : argnums) {
-    if (arg <= static_cast<int>(weighted)) {
-      if (both.empty()) both = make_norm_grad(centered, eps, in);
-      grads.push_back(both[static_cast<size_t>(arg)]);
-    } else {
-      grads.push_back(astype(sum_of_rows(Normalized::wide(cotangents[0])), primals[0].dtype()));
-    }
-  }
+  auto grad = make_primitive<NormGrad>(centered, weighted, biased, eps);
+  std::vector<Shape> shapes = *grad->output_shapes(in);
+  std::vector<array> all =
+                         array::make_many(shapes, std::vector<Dtype>(shapes.size(), in[0].dtype()), grad, in),
+                     grads;
+  for (int arg : argnums) grads.push_back(all[static_cast<size_t>(arg)]);
   return grads;
 }
 
@@ -171,6 +165,40 @@ std::pair<std::vector<array>, std::vector<int>> Norm::vmap(const std::vector<arr
 
 std::optional<std::vector<Shape>> Norm::output_shapes(const std::vector<array>& inputs) const {
   return std::vector<Shape>{inputs[0].shape()};
+}
+
+// Derivatives of the derivative are those of the composition.
+std::vector<array> NormGrad::vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,
+                                 const std::vector<int>& argnums, const std::vector<array>&) const {
+  auto all = lazuli::vjp([this](const std::vector<array>& in) { return composed_grad(*this, in); }, primals,
+                         cotangents)
+                 .second;
+  std::vector<array> grads;
+  for (int arg : argnums) grads.push_back(all[static_cast<size_t>(arg)]);
+  return grads;
+}
+
+std::vector<array> NormGrad::jvp(const std::vector<array>& primals, const std::vector<array>& tangents,
+                                 const std::vector<int>& argnums, const std::vector<array>&) const {
+  std::vector<array> along;
+  for (const array& x : primals) along.push_back(zeros_like(x));
+  for (size_t i = 0; i < argnums.size(); ++i) along[static_cast<size_t>(argnums[i])] = tangents[i];
+  return lazuli::jvp([this](const std::vector<array>& in) { return composed_grad(*this, in); }, primals,
+                     along)
+      .second;
+}
+
+std::pair<std::vector<array>, std::vector<int>> NormGrad::vmap(const std::vector<array>& inputs,
+                                                               const std::vector<int>& axes) const {
+  std::vector<array> out =
+      lazuli::vmap([this](const std::vector<array>& in) { return composed_grad(*this, in); }, axes)(inputs);
+  return {out, std::vector<int>(out.size(), 0)};
+}
+
+std::optional<std::vector<Shape>> NormGrad::output_shapes(const std::vector<array>& inputs) const {
+  std::vector<Shape> shapes(1 + static_cast<size_t>(weighted) + biased, Shape{inputs[0].shape().back()});
+  shapes[0] = inputs[0].shape();
+  return shapes;
 }
 
 }  // namespace lazuli

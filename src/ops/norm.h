@@ -30,4 +30,27 @@ class Norm : public detail::Parameters<Primitive, Norm> {
   const float eps;
 };
 
+// The cotangents {dx, dweight?, dbias?} from inputs {x, weight?, cotangent of the result}: one pass over x
+// for all of them.
+class NormGrad : public detail::Parameters<Primitive, NormGrad> {
+ public:
+  NormGrad(bool centered, bool weighted, bool biased, float eps)
+      : centered(centered), weighted(weighted), biased(biased), eps(eps) {}
+
+  auto params() const { return std::tie(centered, weighted, biased, eps); }
+  static constexpr const char* param_names[] = {"centered", "weighted", "biased", "eps"};
+
+  std::string_view name() const override { return centered ? "layer_norm_grad" : "rms_norm_grad"; }
+  std::vector<array> vjp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&,
+                         const std::vector<array>&) const override;
+  std::vector<array> jvp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&,
+                         const std::vector<array>&) const override;
+  std::pair<std::vector<array>, std::vector<int>> vmap(const std::vector<array>&,
+                                                       const std::vector<int>&) const override;
+  std::optional<std::vector<Shape>> output_shapes(const std::vector<array>&) const override;
+
+  const bool centered, weighted, biased;
+  const float eps;
+};
+
 }  // namespace lazuli

@@ -37,7 +37,7 @@ array rope(const array& x, int dims, bool traditional, std::optional<float> base
     fail(base ? "base and freqs are both given: leave one of them" : "needs a base or freqs");
   if (base && !(*base > 0)) fail("base must be positive, but is " + std::to_string(*base));
   if (freqs && (freqs->ndim() != 1 || freqs->shape(0) != dims / 2))
-    fail("freqs must have shape (" + std::to_string(dims / 2) + "), half of dims, but has " +
+    fail("freqs must have shape " + to_string(Shape{dims / 2}) + ", half of dims, but has " +
          to_string(freqs->shape()));
   if (!issubdtype(offset.dtype(), integer))
     fail("offset must have an integer type, but has " + std::string(dtype_name(offset.dtype())));

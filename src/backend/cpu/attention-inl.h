@@ -136,12 +136,12 @@ class Attend {
     int64_t total = 0;
     auto reserve = [&](int64_t n) { return std::exchange(total, total + round_up(n)); };
     const int64_t q = reserve(columns * dims), o = reserve(columns * value_dims), m = reserve(3 * columns),
-                  s = reserve(kKeys * kVectors * kLanes), mask = reserve(kKeys * kVectors * kLanes),
-                  k = reserve(kKeys * dims), v = reserve(kKeys * value_dims);
+                  s = reserve(kKeys * kVectors * kLanes), k = reserve(kKeys * dims),
+                  v = reserve(kKeys * value_dims);
     memory_ = Scratch(static_cast<size_t>(total) * sizeof(F));
     F* base = memory_.template as<F>();
     q_ = base + q, o_ = base + o, m_ = base + m, sum_ = m_ + columns, alpha_ = sum_ + columns;
-    s_ = base + s, mask_ = base + mask, k_ = base + k, v_ = base + v;
+    s_ = base + s, k_ = base + k, v_ = base + v;
   }
 
   void unit(int64_t u) {
@@ -218,29 +218,44 @@ class Attend {
     }
   }
 
-  // What the mask adds to the scores of a column for keys [key, key + rows), at to[0], to[step], ... Returns
-  // whether any of them may be seen.
-  bool mask_column(int64_t column, int64_t key, int64_t rows, F* to, int64_t step) const {
+  // How a mask treats the keys [key, key + rows) of some columns: blocks that it leaves alone or hides as a
+  // whole, most of them in practice, cost no more than this look.
+  enum class Seen { none, all, some };
+
+  template <class M>
+  const M* mask_at(int64_t column, int64_t key) const {
     const Operand& m = *job_.mask;
-    const int64_t at = batch_ * m.strides[0] + head_of(column) * m.strides[1] +
-                       query_of(column) * m.strides[2] + key * m.strides[3];
-    bool any = false;
-    if (m.dtype == bool_) {
-      const bool* from = m.template as<bool>() + at;
-      for (int64_t r = 0; r < rows; ++r) {
-        const bool seen = from[r * m.strides[3]];
-        to[r * step] = seen ? F(0) : kLowest;
-        any |= seen;
-      }
-    } else {
-      const F* from = m.template as<F>() + at;
-      for (int64_t r = 0; r < rows; ++r) {
-        const F x = from[r * m.strides[3]];
-        to[r * step] = x;
-        any |= x != kLowest;
+    return m.template as<M>() + batch_ * m.strides[0] + head_of(column) * m.strides[1] +
+           query_of(column) * m.strides[2] + key * m.strides[3];
+  }
+  Seen look(int64_t first, int64_t count, int64_t key, int64_t rows) const {
+    const int64_t step = job_.mask->strides[3];
+    bool all = true, none = true;
+    for (int64_t c = first; c < first + count && (all || none); ++c) {
+      if (job_.mask->dtype == bool_) {
+        const uint8_t* m = mask_at<uint8_t>(c, key);
+        unsigned with = 1, without = 0;
+        for (int64_t r = 0; r < rows; ++r) with &= m[r * step], without |= m[r * step];
+        all = all && with, none = none && !without;
+      } else {
+        const F* m = mask_at<F>(c, key);
+        int changed = 0, seen = 0;
+        for (int64_t r = 0; r < rows; ++r) changed |= m[r * step] != 0, seen |= m[r * step] != kLowest;
+        all = all && !changed, none = none && !seen;
       }
     }
-    return any;
+    return none ? Seen::none : all ? Seen::all : Seen::some;
+  }
+  // Adds the mask to the scores of a column, at s[0], s[step], ...
+  void add_mask(int64_t column, int64_t key, int64_t rows, F* s, int64_t step) const {
+    const int64_t along = job_.mask->strides[3];
+    if (job_.mask->dtype == bool_) {
+      const bool* m = mask_at<bool>(column, key);
+      for (int64_t r = 0; r < rows; ++r) s[r * step] = m[r * along] ? s[r * step] : kLowest;
+    } else {
+      const F* m = mask_at<F>(column, key);
+      for (int64_t r = 0; r < rows; ++r) s[r * step] += m[r * along];
+    }
   }
 
   // The result of a column: value i is o[i * step].
@@ -278,22 +293,18 @@ class Attend {
     }
     std::fill_n(o_, tiles * width * value_dims, F(0));
     for (int64_t key = key_begin_; key < key_end_; key += kKeys) {
-      const int64_t rows = std::min(kKeys, key_end_ - key);
-      const Matrix k = wide_rows(job_.k, key, rows, k_), v = wide_rows(job_.v, key, rows, v_);
+      const int64_t all_rows = std::min(kKeys, key_end_ - key);
+      const Matrix k = wide_rows(job_.k, key, all_rows, k_), v = wide_rows(job_.v, key, all_rows, v_);
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t first = t * width, count = std::min(width, count_ - first);
-        if (limit(first_ + first + count - 1) < key) continue;
-        if (job_.mask) {
-          bool any = false;
-          for (int64_t c = 0; c < count; ++c)
-            any |= mask_column(first_ + first + c, key, rows, mask_ + c, width);
-          if (!any) continue;
-        }
+        const int64_t rows = std::min(all_rows, limit(first_ + first + count - 1) - key + 1);
+        if (rows <= 0) continue;
+        const Seen seen = job_.mask ? look(first_ + first, count, key, rows) : Seen::all;
+        if (seen == Seen::none) continue;
         product_rows<kColumns, false>(k.data, k.row, k.step, q_ + first * dims, rows, dims,
                                       static_cast<const F*>(nullptr), s_);
-        if (job_.mask)
-          for (int64_t r = 0; r < rows; ++r)
-            for (int64_t c = 0; c < count; ++c) s_[r * width + c] += mask_[r * width + c];
+        if (seen == Seen::some)
+          for (int64_t c = 0; c < count; ++c) add_mask(first_ + first + c, key, rows, s_ + c, width);
         if (limit(first_ + first) < key + rows - 1)
           for (int64_t c = 0; c < count; ++c)
             for (int64_t r = std::max<int64_t>(0, limit(first_ + first + c) - key + 1); r < rows; ++r)
@@ -321,11 +332,8 @@ class Attend {
     F* alpha = alpha_;
     for (int64_t key = key_begin_; key < key_end_; key += kKeys) {
       const int64_t rows = std::min(kKeys, key_end_ - key);
-      bool any = !job_.mask;
-      if (job_.mask)
-        for (int64_t c = 0; c < kColumns; ++c)
-          any |= mask_column(first_ + c, key, rows, mask_ + c * kKeys, 1);
-      if (!any) continue;
+      const Seen look_at = job_.mask ? look(first_, kColumns, key, rows) : Seen::all;
+      if (look_at == Seen::none) continue;
       const T* k = rows_of(job_.k, key);
       int64_t r = 0;
       constexpr int kTogether = kColumns <= 2 ? 4 : 2;
@@ -334,8 +342,7 @@ class Attend {
       for (; r < rows; ++r) dots<kColumns, 1>(k + r * job_.k.strides[2], s_ + r);
       for (int64_t c = 0; c < kColumns; ++c) {
         F* s = s_ + c * kKeys;
-        if (job_.mask)
-          for (r = 0; r < rows; ++r) s[r] += mask_[c * kKeys + r];
+        if (look_at == Seen::some) add_mask(first_ + c, key, rows, s, 1);
         const int64_t seen = std::clamp<int64_t>(limit(first_ + c) - key + 1, 0, rows);
         std::fill(s + seen, s + kKeys, kLowest);
         auto top = hn::Set(d, m_[c]);
@@ -406,8 +413,8 @@ class Attend {
 
   const AttentionJob<F>& job_;
   Scratch memory_;
-  // Queries, results and statistics by column; scores, what the mask adds, and converted rows by key.
-  F *q_, *o_, *m_, *sum_, *alpha_, *s_, *mask_, *k_, *v_;
+  // Queries, results and statistics by column; scores and converted rows by key.
+  F *q_, *o_, *m_, *sum_, *alpha_, *s_, *k_, *v_;
   // The unit.
   int64_t problem_ = 0, batch_ = 0, kv_head_ = 0, first_ = 0, count_ = 0, key_begin_ = 0, key_end_ = 0;
   F* partial_ = nullptr;

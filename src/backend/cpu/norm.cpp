@@ -6,6 +6,7 @@
 #define HWY_TARGET_INCLUDE "backend/cpu/norm.cpp"
 #include <hwy/foreach_target.h>
 // After foreach_target.h:
+#include <algorithm>
 #include <cmath>
 
 #include "backend/backend.h"
@@ -26,6 +27,12 @@ struct NormKernels {
   T (*sum_squares)(const T* x, int64_t n, T shift);  // of x - shift
   // y = (x - shift) * scale * weight + bias; weight and bias may be null. `stream` writes past the cache.
   void (*apply)(const T* x, int64_t n, T shift, T scale, const T* weight, const T* bias, T* y, bool stream);
+  // The sum of g * weight, times (x - shift) * scale unless x is null; weight may be null.
+  T (*sum_products)(const T* g, const T* weight, const T* x, int64_t n, T shift, T scale);
+  // With h = (x - shift) * scale: dx = scale * (g * weight - a - h * b), dweight += g * h, dbias += g. All
+  // but x, g and dx may be null; dx may be x or g.
+  void (*derive)(const T* x, const T* g, const T* weight, int64_t n, T shift, T scale, T a, T b, T* dx,
+                 T* dweight, T* dbias);
 };
 
 }  // namespace lazuli::cpu
@@ -35,30 +42,99 @@ HWY_BEFORE_NAMESPACE();
 namespace lazuli::cpu::HWY_NAMESPACE {
 namespace {
 
-template <class T>
-struct AddSquare {
-  const T* from;
-  T shift;
+// The sum of term(at, vector tag or none) for n positions. Element i adds to accumulator i % kWidth, as in
+// fold_block.
+template <class T, class Term>
+struct AddTerm {
+  const Term& term;
+  int64_t i;
   template <class V>
   HWY_INLINE void operator()(V& sum, int64_t at) const {
-    const hn::DFromV<V> d;
-    const V x = hn::Sub(hn::LoadU(d, from + at), hn::Set(d, shift));
-    sum = hn::Add(sum, hn::Mul(x, x));
+    sum = hn::Add(sum, term(hn::DFromV<V>(), i + at));
   }
 };
-
-// Element i adds to accumulator i % kWidth, as in fold_block.
-template <class T>
-T sum_squares(const T* x, int64_t n, T shift) {
+template <class T, class Term>
+HWY_INLINE T sum_terms(int64_t n, const Term& term) {
   constexpr int64_t width = kWidth<T>;
   RowRegisters<T> a;
   a.each(Fill<T>{0});
   int64_t i = 0;
-  for (; i + width <= n; i += width) a.each(AddSquare<T>{x + i, shift});
+  for (; i + width <= n; i += width) a.each(AddTerm<T, Term>{term, i});
   HWY_ALIGN T acc[width];
   a.each(Store<T>{acc});
-  for (int64_t j = 0; i + j < n; ++j) acc[j] += (x[i + j] - shift) * (x[i + j] - shift);
+  const hn::CappedTag<T, 1> one;
+  for (int64_t j = 0; i + j < n; ++j) acc[j] += hn::GetLane(term(one, i + j));
   return finish<Sum>(acc);
+}
+
+template <class T>
+struct SquareTerm {
+  const T* x;
+  T shift;
+  template <class D>
+  HWY_INLINE hn::Vec<D> operator()(D d, int64_t at) const {
+    const auto v = hn::Sub(hn::LoadU(d, x + at), hn::Set(d, shift));
+    return hn::Mul(v, v);
+  }
+};
+template <class T>
+T sum_squares(const T* x, int64_t n, T shift) {
+  return sum_terms<T>(n, SquareTerm<T>{x, shift});
+}
+
+template <bool kWeight, bool kX, class T>
+struct ProductTerm {
+  const T *g, *weight, *x;
+  T shift, scale;
+  template <class D>
+  HWY_INLINE hn::Vec<D> operator()(D d, int64_t at) const {
+    auto v = hn::LoadU(d, g + at);
+    if constexpr (kWeight) v = hn::Mul(v, hn::LoadU(d, weight + at));
+    if constexpr (kX)
+      v = hn::Mul(v, hn::Mul(hn::Sub(hn::LoadU(d, x + at), hn::Set(d, shift)), hn::Set(d, scale)));
+    return v;
+  }
+};
+template <class T>
+T sum_products(const T* g, const T* weight, const T* x, int64_t n, T shift, T scale) {
+  if (weight && x) return sum_terms<T>(n, ProductTerm<true, true, T>{g, weight, x, shift, scale});
+  if (weight) return sum_terms<T>(n, ProductTerm<true, false, T>{g, weight, x, shift, scale});
+  if (x) return sum_terms<T>(n, ProductTerm<false, true, T>{g, weight, x, shift, scale});
+  return sum_terms<T>(n, ProductTerm<false, false, T>{g, weight, x, shift, scale});
+}
+
+template <bool kWeight, bool kBias, class D, class T>
+HWY_INLINE void derive_at(D d, int64_t i, const T* x, const T* g, const T* weight, T shift, T scale, T a, T b,
+                          T* dx, T* dweight, T* dbias) {
+  const auto vscale = hn::Set(d, scale), vg = hn::LoadU(d, g + i);
+  const auto h = hn::Mul(hn::Sub(hn::LoadU(d, x + i), hn::Set(d, shift)), vscale);
+  auto r = vg;
+  if constexpr (kWeight) {
+    r = hn::Mul(r, hn::LoadU(d, weight + i));
+    hn::StoreU(hn::Add(hn::LoadU(d, dweight + i), hn::Mul(vg, h)), d, dweight + i);
+  }
+  if constexpr (kBias) hn::StoreU(hn::Add(hn::LoadU(d, dbias + i), vg), d, dbias + i);
+  r = hn::Sub(hn::Sub(r, hn::Set(d, a)), hn::Mul(h, hn::Set(d, b)));
+  hn::StoreU(hn::Mul(r, vscale), d, dx + i);
+}
+template <bool kWeight, bool kBias, class T>
+void derive_as(const T* x, const T* g, const T* weight, int64_t n, T shift, T scale, T a, T b, T* dx,
+               T* dweight, T* dbias) {
+  const hn::ScalableTag<T> d;
+  const hn::CappedTag<T, 1> one;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes)
+    derive_at<kWeight, kBias>(d, i, x, g, weight, shift, scale, a, b, dx, dweight, dbias);
+  for (; i < n; ++i) derive_at<kWeight, kBias>(one, i, x, g, weight, shift, scale, a, b, dx, dweight, dbias);
+}
+template <class T>
+void derive(const T* x, const T* g, const T* weight, int64_t n, T shift, T scale, T a, T b, T* dx, T* dweight,
+            T* dbias) {
+  if (weight && dbias) return derive_as<true, true>(x, g, weight, n, shift, scale, a, b, dx, dweight, dbias);
+  if (weight) return derive_as<true, false>(x, g, weight, n, shift, scale, a, b, dx, dweight, dbias);
+  if (dbias) return derive_as<false, true>(x, g, weight, n, shift, scale, a, b, dx, dweight, dbias);
+  derive_as<false, false>(x, g, weight, n, shift, scale, a, b, dx, dweight, dbias);
 }
 
 template <bool kWeight, bool kBias, bool kStream, class T>
@@ -103,7 +179,8 @@ void apply(const T* x, int64_t n, T shift, T scale, const T* w, const T* b, T* y
 
 template <class T>
 const NormKernels<T>* norm_kernels_of() {
-  static constexpr NormKernels<T> kernels = {fold_block<Sum, T>, sum_squares<T>, apply<T>};
+  static constexpr NormKernels<T> kernels = {fold_block<Sum, T>, sum_squares<T>, apply<T>, sum_products<T>,
+                                             derive<T>};
   return &kernels;
 }
 const NormKernels<float>* norm_float() { return norm_kernels_of<float>(); }
@@ -208,6 +285,59 @@ void run_as(const NormKernels<T>& k, const KernelCall& call) {
   });
 }
 
+// Sums over rows are those of blocks of rows, added in order.
+template <class T>
+void run_grad_as(const NormKernels<T>& k, const KernelCall& call) {
+  const auto& p = static_cast<const NormGrad&>(call.primitive);
+  const Operand &in = call.in[0], &cotangent = call.in[1 + p.weighted];
+  const int64_t n = in.shape.back(), rows = n ? in.size / n : 0;
+  constexpr int64_t kMostBlocks = 64;
+  const int64_t block = std::max<int64_t>(1, (rows + kMostBlocks - 1) / kMostBlocks),
+                blocks = (rows + block - 1) / block, sums = p.weighted + p.biased;
+  const Rows<T> x(in), g(cotangent), dx(call.out[0]);
+  const Column<T> weight(p.weighted ? &call.in[1] : nullptr);
+  Scratch partial;
+  if (sums) {
+    partial = room_for<T>(std::max<int64_t>(1, blocks) * sums * n);
+    std::fill_n(partial.as<T>(), std::max<int64_t>(1, blocks) * sums * n, T(0));
+  }
+  parallel_for(blocks, std::max<int64_t>(1, kGrain / (block * std::max<int64_t>(1, n))),
+               [&](int64_t begin, int64_t end) {
+                 Scratch room;
+                 if (x.converts()) room = room_for<T>(2 * n);
+                 T *x_room = room ? room.as<T>() : nullptr, *g_room = room ? x_room + n : nullptr;
+                 for (int64_t b = begin; b < end; ++b) {
+                   T* dweight = p.weighted ? partial.as<T>() + b * sums * n : nullptr;
+                   T* dbias = p.biased ? partial.as<T>() + (b * sums + p.weighted) * n : nullptr;
+                   for (int64_t r = b * block; r < std::min(rows, (b + 1) * block); ++r) {
+                     const T *xs = x.read(r * n, n, x_room), *gs = g.read(r * n, n, g_room);
+                     const auto [mean, scale] = statistics(k, xs, n, p.centered, p.eps);
+                     const T count = static_cast<T>(n);
+                     const T first = p.centered
+                                         ? k.sum_products(gs, weight.get(), nullptr, n, mean, scale) / count
+                                         : T(0);
+                     const T second = k.sum_products(gs, weight.get(), xs, n, mean, scale) / count;
+                     k.derive(xs, gs, weight.get(), n, mean, scale, first, second, dx.place(r * n, x_room),
+                              dweight, dbias);
+                     dx.write(r * n, n, x_room);
+                   }
+                 }
+               });
+  if (!sums || n == 0) return;
+  parallel_for(n, 1024, [&](int64_t begin, int64_t end) {
+    for (int64_t s = 0; s < sums; ++s) {
+      T* total = partial.as<T>() + s * n;
+      for (int64_t b = 1; b < blocks; ++b)
+        for (int64_t i = begin; i < end; ++i) total[i] += total[b * sums * n + i];
+      const Rows<T> out(call.out[1 + s]);
+      if (out.converts())
+        out.write(begin, end - begin, total + begin);
+      else
+        std::copy(total + begin, total + end, out.place(begin, nullptr));
+    }
+  });
+}
+
 void run_norm(const KernelCall& call) {
   if (call.in[0].dtype == float64)
     run_as(*HWY_DYNAMIC_DISPATCH(norm_double)(), call);
@@ -215,9 +345,19 @@ void run_norm(const KernelCall& call) {
     run_as(*HWY_DYNAMIC_DISPATCH(norm_float)(), call);
 }
 
+void run_norm_grad(const KernelCall& call) {
+  if (call.in[0].dtype == float64)
+    run_grad_as(*HWY_DYNAMIC_DISPATCH(norm_double)(), call);
+  else
+    run_grad_as(*HWY_DYNAMIC_DISPATCH(norm_float)(), call);
+}
+
 }  // namespace
 
-void register_norm(KernelTable& t) { t.add<Norm>({&run_norm, 0b111, 0b1}); }
+void register_norm(KernelTable& t) {
+  t.add<Norm>({&run_norm, 0b111, 0b1});
+  t.add<NormGrad>({&run_norm_grad, 0b111, 0});
+}
 
 }  // namespace lazuli::cpu
 #endif
