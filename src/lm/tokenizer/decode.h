@@ -12,6 +12,7 @@ struct Decoder {
   // What is done to each token alone; the result may be bytes. `first`: it begins the text.
   using Step = std::function<void(std::string& token, bool first)>;
   std::vector<Step> steps;
+  bool first_until_text = false;  // tokens count as first until one gives text, not only the very first
   // Then all are joined, with this between them, and the text loses up to `strip_left` leading and
   // `strip_right` trailing copies of `stripped`.
   std::string separator;

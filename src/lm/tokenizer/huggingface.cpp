@@ -153,7 +153,8 @@ void add_pre_tokenizer(const json& c, bool bytes_to_model, std::vector<PreTokeni
         split(pieces, p.string, how, invert);
     });
   } else if (type == "Whitespace") {
-    Regex regex(R"([\w\x{200c}\x{200d}]+|[^\w\s\x{200c}\x{200d}]+)");
+    Regex regex(
+        R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_C}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_C}\s]+)");
     out.push_back([regex](Pieces& pieces) { split(pieces, regex, Behavior::removed, true); });
   } else if (type == "WhitespaceSplit") {
     out.push_back([](Pieces& pieces) { split(pieces, is_space, Behavior::removed); });

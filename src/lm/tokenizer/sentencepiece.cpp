@@ -6,7 +6,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <map>
 
 #include "lm/tokenizer/bpe.h"
@@ -17,6 +16,8 @@
 
 namespace lazuli::lm::tokenization {
 namespace {
+
+constexpr std::string_view kSpace = "\u2581";
 
 [[noreturn]] void damaged(size_t at) {
   throw std::runtime_error(
@@ -212,18 +213,19 @@ PipelinePointer make_sentencepiece(SentencePieceParts parts) {
   p->normalizers.push_back([normalizer](std::string& s) { (*normalizer)(s); });
 
   std::string unk = parts.unk ? parts.tokens.at(static_cast<size_t>(*parts.unk)) : "";
-  p->decoder.steps.push_back([unk, surface = parts.unk_surface](std::string& token, bool) {
+  // The space that the normalizer puts in front is taken away again.
+  bool strip = normalizer->add_dummy_prefix || normalizer->remove_extra_whitespaces;
+  p->decoder.steps.push_back([unk, surface = parts.unk_surface, strip](std::string& token, bool first) {
     if (int b = byte_of_token(token); b >= 0)
       token.assign(1, static_cast<char>(b));
     else if (token == unk)
       token = surface;
     else
-      token = replace_all(token, "\u2581", " ");
+      token = replace_all(
+          std::string_view(token).substr(first && strip && token.starts_with(kSpace) ? kSpace.size() : 0),
+          kSpace, " ");
   });
-  if (normalizer->remove_extra_whitespaces)
-    p->decoder.strip_left = std::numeric_limits<int64_t>::max();
-  else if (normalizer->add_dummy_prefix)
-    p->decoder.strip_left = 1;
+  p->decoder.first_until_text = normalizer->remove_extra_whitespaces;
   p->bos = parts.bos, p->eos = parts.eos, p->unk = parts.unk, p->pad = parts.pad;
   if (parts.add_bos && p->bos) p->prefix = {*p->bos};
   if (parts.add_eos && p->eos) p->suffix = {*p->eos};

@@ -174,7 +174,7 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
     if (skip_special && p.is_special[id]) continue;
     if (!first) bytes += p.decoder.separator;
     bytes += p.decode_token(id, first);
-    first = false;
+    first = first && p.decoder.first_until_text && bytes.empty();
   }
   const auto& d = p.decoder;
   strip_front(bytes, d.stripped, d.strip_left);
@@ -230,7 +230,7 @@ std::string StreamingDecoder::add(int32_t id) {
   if (skip_special_ && p.is_special[id]) return {};
   if (!first_) held_ += d.separator;
   held_ += p.decode_token(id, first_);
-  first_ = false;
+  first_ = first_ && d.first_until_text && held_.empty();
   if (!d.streams()) return {};
   if (to_strip_ > 0 && !held_.empty()) {
     to_strip_ -= strip_front(held_, d.stripped, to_strip_);
