@@ -48,8 +48,9 @@ int64_t columns_of(const char* op, const array& blocks, GgmlType type) {
 BlockLayout layout_of(const BlockMatrix& w) { return {w.columns, w.bits, w.group, w.minimums}; }
 
 array product(const array& x, const array& tiles, const BlockLayout& layout, const StreamOrDevice& s) {
-  return array::make({x.shape(0), tiles.shape(0) * BlockLayout::kRows}, float32,
-                     make_primitive<BlockMatmul>(layout), {x, tiles}, s);
+  Shape shape = x.shape();
+  shape.back() = tiles.shape(0) * BlockLayout::kRows;
+  return array::make(std::move(shape), float32, make_primitive<BlockMatmul>(layout), {x, tiles}, s);
 }
 
 array expanded(const array& tiles, const BlockLayout& layout, const StreamOrDevice& s) {
@@ -82,14 +83,7 @@ array block_matmul(const array& x, const BlockMatrix& w, StreamOrDevice s) {
   if (!issubdtype(x.dtype(), floating) || x.dtype() == float64)
     throw std::invalid_argument(fmt::format(
         "[block_matmul] expected x of float32, float16 or bfloat16, got {}", dtype_name(x.dtype())));
-  array flat = x.ndim() == 2 ? x : reshape(x, {x.ndim() == 1 ? 1 : -1, w.columns}, s);
-  array y = product(astype(flat, float32, s), w.tiles, layout_of(w), s);
-  if (x.ndim() != 2) {
-    Shape shape = x.shape();
-    shape.back() = w.rows();
-    y = reshape(y, std::move(shape), s);
-  }
-  return astype(y, x.dtype(), s);
+  return astype(product(astype(x, float32, s), w.tiles, layout_of(w), s), x.dtype(), s);
 }
 
 array dequantize(const BlockMatrix& w, Dtype dtype, StreamOrDevice s) {
@@ -144,13 +138,14 @@ std::vector<array> BlockMatmul::jvp(const std::vector<array>& primals, const std
 std::pair<std::vector<array>, std::vector<int>> BlockMatmul::vmap(const std::vector<array>& inputs,
                                                                   const std::vector<int>& axes) const {
   if (axes[1] >= 0) throw std::invalid_argument("[block_matmul] no batch of weights: vmap over x only");
-  const array x = moveaxis(inputs[0], axes[0], 0);  // (b, m, columns)
-  array y = product(reshape(x, {-1, layout.columns}), inputs[1], layout, {});
-  return {{reshape(y, {x.shape(0), x.shape(1), y.shape(1)})}, {0}};
+  const int axis = axes[0] == static_cast<int>(inputs[0].ndim()) - 1 ? 0 : axes[0];
+  return {{product(moveaxis(inputs[0], axes[0], axis), inputs[1], layout, {})}, {axis}};
 }
 
 std::optional<std::vector<Shape>> BlockMatmul::output_shapes(const std::vector<array>& inputs) const {
-  return std::vector<Shape>{{inputs[0].shape(0), inputs[1].shape(0) * BlockLayout::kRows}};
+  Shape shape = inputs[0].shape();
+  shape.back() = inputs[1].shape(0) * BlockLayout::kRows;
+  return std::vector<Shape>{std::move(shape)};
 }
 
 }  // namespace lazuli

@@ -49,7 +49,7 @@ class OverBlocks : public detail::Parameters<Primitive, P> {
   const BlockLayout layout;
 };
 
-// Inputs: x (m, columns), tiles. Output (m, rows).
+// Inputs: x (..., columns), tiles. Output (..., rows).
 class BlockMatmul : public OverBlocks<BlockMatmul> {
  public:
   using OverBlocks::OverBlocks;

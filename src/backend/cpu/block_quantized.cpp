@@ -254,7 +254,8 @@ constexpr int64_t kGrain = 1 << 16;  // products that are worth a thread
 void run_block_matmul(const KernelCall& call) {
   const BlockLayout& layout = static_cast<const BlockMatmul&>(call.primitive).layout;
   const Operand &x = call.in[0], &tiles = call.in[1], &out = call.out[0];
-  const int64_t m = x.shape[0], columns = layout.columns, groups = layout.groups(), rows = out.shape[1];
+  const int64_t columns = layout.columns, m = x.size / columns, groups = layout.groups(),
+                rows = out.shape.back();
   if (m == 0 || tiles.shape[0] == 0) return;
   const int64_t scaled = columns / kScaled;
   Scratch bytes(static_cast<size_t>(m * columns)),
