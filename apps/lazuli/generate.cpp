@@ -19,6 +19,7 @@ struct Options {
 };
 
 void run(const Options& o) {
+  lm::Sampler checked(o.generate.sampler);  // complains before anything is loaded or printed
   std::string prompt = o.prompt;
   if (prompt == "-") prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
   Loaded m = load(o.model, o.quiet);

@@ -1,0 +1,101 @@
+// Runs the program lazuli on a tiny model, and in every way a user can go wrong.
+#include <gmock/gmock.h>
+#include <sys/wait.h>
+
+#include "tests/io/files.h"
+
+namespace {
+using lazuli::test::Folder;
+using lazuli::test::read_file;
+using lazuli::test::write_file;
+using testing::HasSubstr;
+using testing::Not;
+
+const std::string kModel = LAZULI_TEST_DATA "/models/llama.gguf";
+
+struct Result {
+  int code;
+  std::string out, err;
+};
+
+Result lazuli_program(const std::string& arguments, const std::string& input = "") {
+  Folder folder;
+  write_file(folder / "in", input);
+  const std::string command = "'" LAZULI_PROGRAM "' " + arguments + " <'" + (folder / "in") + "' >'" +
+                              (folder / "out") + "' 2>'" + (folder / "err") + "'";
+  const int status = std::system(command.c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(folder / "out"), read_file(folder / "err")};
+}
+
+TEST(Program, GeneratesTheSameTextGreedily) {
+  Result a = lazuli_program("generate -m " + kModel + " -p abc -n 12");
+  EXPECT_EQ(a.code, 0) << a.err;
+  EXPECT_THAT(a.out, testing::StartsWith("abc"));
+  EXPECT_THAT(a.err, HasSubstr("4 tokens of prompt"));
+  Result b = lazuli_program("generate -q -m " + kModel + " -n 12 -p -", "abc");
+  EXPECT_EQ("abc" + b.out, a.out);
+  EXPECT_EQ(b.err, "");
+}
+
+TEST(Program, SeedsAndStopStrings) {
+  const std::string sampled = "generate -q -m " + kModel + " -p abc -n 30 --temp 1 --seed ";
+  EXPECT_EQ(lazuli_program(sampled + "5").out, lazuli_program(sampled + "5").out);
+  EXPECT_NE(lazuli_program(sampled + "5").out, lazuli_program(sampled + "6").out);
+  const std::string all = lazuli_program("generate -q -m " + kModel + " -p abc -n 12").out;
+  const std::string stop = all.substr(3, 2);
+  EXPECT_EQ(lazuli_program("generate -q -m " + kModel + " -p abc -n 12 --stop '" + stop + "'").out,
+            all.substr(0, all.find(stop)) + "\n");
+}
+
+TEST(Program, InfoShowsTheFile) {
+  Result r = lazuli_program("info " + kModel + " --tensors");
+  EXPECT_EQ(r.code, 0);
+  EXPECT_THAT(r.out, HasSubstr("llama.block_count"));
+  EXPECT_THAT(r.out, HasSubstr("blk.1.ffn_down.weight"));
+  EXPECT_THAT(r.out, HasSubstr("(32, 64)"));
+}
+
+TEST(Program, MeasuresPerplexityAndSpeed) {
+  Folder folder;
+  std::string text;
+  for (int i = 0; i < 100; ++i) text += static_cast<char>('a' + i * i % 26);
+  write_file(folder / "text", text);
+  Result r = lazuli_program("perplexity -m " + kModel + " --context 32 -f " + (folder / "text"));
+  EXPECT_EQ(r.code, 0) << r.err;
+  // Three windows; random weights predict random letters worse than chance (40).
+  EXPECT_GT(std::stod(r.out), 10);
+  EXPECT_LT(std::stod(r.out), 1e4);
+  EXPECT_THAT(r.err, HasSubstr("3 of 3 windows"));
+  Result b = lazuli_program("bench -m " + kModel + " --prompt 20 --tokens 10 --rounds 1 --json");
+  EXPECT_EQ(b.code, 0);
+  EXPECT_THAT(b.out, HasSubstr("\"decode\""));
+}
+
+TEST(Program, MistakesAreOneClearLine) {
+  auto fails = [](const std::string& arguments) {
+    Result r = lazuli_program(arguments);
+    EXPECT_NE(r.code, 0) << arguments;
+    EXPECT_EQ(r.out, "") << arguments;
+    return r.err;
+  };
+  Folder folder;
+  write_file(folder / "no.gguf", "this is not a model");
+  EXPECT_THAT(fails("generate -m " + (folder / "no.gguf") + " -p x"), HasSubstr("lazuli: [load_gguf]"));
+  EXPECT_THAT(fails("generate -m /nonexistent"), HasSubstr("/nonexistent"));
+  EXPECT_THAT(fails("generate -m " + kModel + " --temp -1"),
+              HasSubstr("temperature must be 0 or more, got -1"));
+  EXPECT_THAT(fails("perplexity -m " + kModel + " -f " + (folder / "no.gguf")),
+              HasSubstr("expected at least 512"));
+  EXPECT_THAT(fails("sing"), HasSubstr("subcommand"));
+  EXPECT_THAT(fails(""), HasSubstr("subcommand"));
+}
+
+TEST(Program, HelpHasExamples) {
+  for (const char* command : {"", "generate", "info", "perplexity", "bench"}) {
+    Result r = lazuli_program(std::string(command) + " --help");
+    EXPECT_EQ(r.code, 0);
+    EXPECT_THAT(r.out, HasSubstr("Example")) << command;
+  }
+}
+
+}  // namespace
