@@ -133,7 +133,8 @@ PipelinePointer from_data(TokenizerData d, std::string chat_template) {
     if (merge.empty() || space == std::string_view::npos || space + 1 == merge.size())
       throw std::runtime_error(fmt::format("merge {} is not two tokens", i));
     std::string_view left = merge.substr(0, space), right = merge.substr(space + 1);
-    model->add_merge(id_of(left, i), id_of(right, i), static_cast<uint32_t>(i),
+    int32_t first = id_of(left, i), second = id_of(right, i);
+    model->add_merge(first, second, static_cast<uint32_t>(i),
                      id_of(std::string(left) + std::string(right), i));
   }
   model->finish();

@@ -321,7 +321,8 @@ std::unique_ptr<Model> bpe(const json& c, bool byte_level, Pipeline& p) {
     }
     if (left.empty() || right.empty())
       throw std::runtime_error(fmt::format("BPE: merge {} is not two tokens", rank));
-    model->add_merge(id_of(left), id_of(right), rank++, id_of(left + right));
+    int32_t first = id_of(left), second = id_of(right);
+    model->add_merge(first, second, rank++, id_of(left + right));
   }
   model->finish();
   return model;

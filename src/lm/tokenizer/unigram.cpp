@@ -55,9 +55,9 @@ void Unigram::encode(std::string_view text, Scratch& scratch, std::vector<int32_
     bool has_character = false;
     auto offer = [&](size_t end, double score, int32_t id) {
       score += here;
+      if (options_.single_precision) score = static_cast<float>(score);
       if (best[end].begin != kNone && score <= best[end].score) return;
-      best[end] = {options_.single_precision ? static_cast<float>(score) : score, id,
-                   static_cast<uint32_t>(i)};
+      best[end] = {score, id, static_cast<uint32_t>(i)};
     };
     trie_.walk(text.substr(i), [&](size_t length, int32_t id) {
       offer(i + length, scores_[id], id);
