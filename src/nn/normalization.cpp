@@ -3,6 +3,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "lazuli/fast.h"
 #include "lazuli/ops/creation.h"
 #include "lazuli/ops/elementwise.h"
 #include "lazuli/ops/reduce.h"
@@ -70,7 +71,7 @@ array LayerNorm::operator()(const array& x) const {
                                 (weight ? std::to_string(weight->shape(0)) + " features on the last axis"
                                         : std::string("at least one axis")) +
                                 ", but got " + to_string(x.shape()));
-  return affine(normalize(x, {-1}, eps), weight, bias);
+  return fast::layer_norm(x, weight, bias, static_cast<float>(eps));
 }
 
 void LayerNorm::members(Visitor& visit) {
@@ -82,8 +83,7 @@ RMSNorm::RMSNorm(int64_t dims, double eps) : weight(ones({dims})), eps(checked_e
 
 array RMSNorm::operator()(const array& x) const {
   check_features(x, weight.shape(0), 1, "RMSNorm");
-  array w = wide(x);
-  return astype(w * rsqrt(mean(square(w), -1, true) + eps), x.dtype()) * weight;
+  return fast::rms_norm(x, weight, static_cast<float>(eps));
 }
 
 void RMSNorm::members(Visitor& visit) { visit("weight", weight); }

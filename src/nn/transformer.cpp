@@ -3,12 +3,11 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "lazuli/fast.h"
 #include "lazuli/nn/activations.h"
 #include "lazuli/ops/creation.h"
 #include "lazuli/ops/elementwise.h"
-#include "lazuli/ops/matmul.h"
 #include "lazuli/ops/shape.h"
-#include "lazuli/ops/softmax.h"
 
 namespace lazuli::nn {
 
@@ -31,12 +30,8 @@ array heads_of(const array& x, int64_t heads) {
 }
 
 array attend(const array& q, const array& k, const array& v, const Mask& mask) {
-  array scores = matmul(q * (1 / std::sqrt(static_cast<double>(q.shape(-1)))), swapaxes(k, -1, -2));
-  if (mask && mask->dtype() == bool_)
-    scores = where(*mask, scores, array(finfo(scores.dtype()).min, scores.dtype()));
-  else if (mask)
-    scores = scores + astype(*mask, scores.dtype());
-  return matmul(lazuli::softmax(scores, -1, true), v);
+  const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(q.shape(-1))));
+  return fast::scaled_dot_product_attention(q, k, v, scale, "", mask);
 }
 
 array activate(const Activation& f, const array& x) { return f ? f(x) : relu(x); }

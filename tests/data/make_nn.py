@@ -260,8 +260,9 @@ def seeded():
     }
 
 
-here = os.path.dirname(os.path.abspath(__file__))
-with open(os.path.join(here, "nn.json"), "w") as f:
-    json.dump({"layers": layers(), "activations": activations(), "losses": losses(), "optimizers": optimizers(),
-               "schedules": schedules(), "seeded": seeded()}, f, separators=(",", ":"))
-    f.write("\n")
+if __name__ == "__main__":
+    here = os.path.dirname(os.path.abspath(__file__))
+    with open(os.path.join(here, "nn.json"), "w") as f:
+        json.dump({"layers": layers(), "activations": activations(), "losses": losses(), "optimizers": optimizers(),
+                   "schedules": schedules(), "seeded": seeded()}, f, separators=(",", ":"))
+        f.write("\n")

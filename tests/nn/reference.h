@@ -1,4 +1,5 @@
-// What Python MLX computes (tests/data/nn.json, written by make_nn.py), and comparison with it.
+// What Python MLX computes (tests/data/nn.json and fast.json, written by make_nn.py and make_fast.py), and
+// comparison with it.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -15,11 +16,16 @@ namespace lazuli::reference {
 
 using nlohmann::json;
 
+inline json read(const std::string& name) {
+  std::ifstream file(std::string(LAZULI_TEST_DATA) + "/" + name);
+  return json::parse(file);
+}
 inline const json& all() {
-  static const json values = [] {
-    std::ifstream file(std::string(LAZULI_TEST_DATA) + "/nn.json");
-    return json::parse(file);
-  }();
+  static const json values = read("nn.json");
+  return values;
+}
+inline const json& fast() {
+  static const json values = read("fast.json");
   return values;
 }
 

@@ -4,6 +4,7 @@
 #include "lazuli/fast.h"
 #include "lazuli/lazuli.h"
 #include "product_support.h"
+#include "tests/nn/reference.h"
 #include "tests/support.h"
 
 using namespace lazuli;
@@ -27,7 +28,7 @@ array run(const Problem& p) {
 }
 
 // In double, one score after another.
-std::vector<double> reference(const Problem& p) {
+std::vector<double> expected(const Problem& p) {
   const int64_t B = p.q.shape(0), H = p.q.shape(1), N = p.q.shape(2), D = p.q.shape(3), K = p.k.shape(1),
                 T = p.k.shape(2), E = p.v.shape(3);
   auto q = p.q.to_vector<double>(), k = p.k.to_vector<double>(), v = p.v.to_vector<double>();
@@ -68,7 +69,7 @@ double tolerance(Dtype t) { return t == float64 ? 1e-12 : t == float32 ? 4e-6 : 
 
 void expect_right(const Problem& p, const std::string& what) {
   array y = run(p);
-  std::vector<double> want = reference(p), got = y.to_vector<double>();
+  std::vector<double> want = expected(p), got = y.to_vector<double>();
   ASSERT_EQ(y.shape(), (Shape{p.q.shape(0), p.q.shape(1), p.q.shape(2), p.v.shape(3)})) << what;
   ASSERT_EQ(got.size(), want.size()) << what;
   for (size_t i = 0; i < got.size(); ++i)
@@ -154,6 +155,25 @@ TEST(attention, masks) {
     p.mask = transpose(contiguous(transpose(window)));
     expect_right(p, "strided window");
   }
+}
+
+TEST(attention, equals_mlx) {
+  auto& all = reference::fast();
+  auto get = [&](const char* name) { return reference::to_array(all[name]); };
+  Problem p{get("q"), get("k"), get("v"), 0.4};
+  auto expect = [&](const char* name) {
+    reference::expect_close(run(p), reference::to_array(all["attention"][name]), 2e-6, name);
+  };
+  expect("plain");
+  p.mask = get("seen");
+  expect("boolean");
+  p.mask = get("added");
+  expect("additive");
+  p.mask = std::nullopt;
+  p.causal = true;
+  expect("causal");
+  p.sinks = get("sinks");
+  expect("sinks");
 }
 
 TEST(attention, a_query_without_keys_gives_zeros) {

@@ -3,6 +3,7 @@
 #include "lazuli/fast.h"
 #include "lazuli/lazuli.h"
 #include "product_support.h"
+#include "tests/nn/reference.h"
 #include "tests/support.h"
 
 using namespace lazuli;
@@ -16,7 +17,7 @@ array normalize(bool centered, const array& x, const Optional& weight, const Opt
   return centered ? fast::layer_norm(x, weight, bias, eps) : fast::rms_norm(x, weight, eps);
 }
 
-std::vector<double> reference(bool centered, const array& a, const Optional& weight, const Optional& bias,
+std::vector<double> expected(bool centered, const array& a, const Optional& weight, const Optional& bias,
                               double eps) {
   const size_t n = static_cast<size_t>(a.shape(-1));
   std::vector<double> x = a.to_vector<double>(), w(n, 1), b(n, 0);
@@ -50,7 +51,7 @@ TEST(norm, values_for_every_dtype_size_and_layout) {
           array y = normalize(centered, x, w, b, 1e-5f);
           ASSERT_EQ(y.dtype(), type);
           Values want;
-          for (double v : reference(centered, x, w, b, 1e-5f)) want.push_back(v);
+          for (double v : expected(centered, x, w, b, 1e-5f)) want.push_back(v);
           expect_close(y, want, tolerance(type), to_string(shape) + std::string(dtype_name(type)));
           if (shape.size() < 2) continue;
           array back = transpose(contiguous(transpose(x)));
@@ -58,11 +59,22 @@ TEST(norm, values_for_every_dtype_size_and_layout) {
         }
 }
 
+TEST(norm, equals_mlx) {
+  auto& all = reference::fast();
+  auto get = [&](const char* name) { return reference::to_array(all[name]); };
+  array x = get("x"), w = get("w"), b = get("b");
+  for (auto& [name, y] : {std::pair{"rms_norm", fast::rms_norm(x, w, 1e-3f)},
+                          {"rms_norm_plain", fast::rms_norm(x, {}, 1e-3f)},
+                          {"layer_norm", fast::layer_norm(x, w, b, 1e-3f)},
+                          {"layer_norm_plain", fast::layer_norm(x, {}, {}, 1e-3f)}})
+    reference::expect_close(y, reference::to_array(all["norms"][name]), 2e-6, name);
+}
+
 TEST(norm, far_from_zero_and_constant_rows) {
   // The variance is taken around the mean: no cancellation.
   array x = add(random_array({4, 300}, float32, 4), array(1000.0f));
   Values want;
-  for (double v : reference(true, x, {}, {}, 1e-5f)) want.push_back(v);
+  for (double v : expected(true, x, {}, {}, 1e-5f)) want.push_back(v);
   expect_close(normalize(true, x, {}, {}, 1e-5f), want, 1e-4);
   expect_same(normalize(true, full({2, 9}, array(3.0f)), {}, {}, 1e-5f), zeros({2, 9}));
 }

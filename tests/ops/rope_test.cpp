@@ -3,6 +3,7 @@
 #include "lazuli/fast.h"
 #include "lazuli/lazuli.h"
 #include "product_support.h"
+#include "tests/nn/reference.h"
 #include "tests/support.h"
 
 using namespace lazuli;
@@ -23,7 +24,7 @@ array run(const array& x, const Options& o, const array& offset) {
 }
 
 // In double. x (B, M, T, D), an offset for each batch row.
-Values reference(const array& a, const Options& o, const std::vector<int>& offset) {
+Values expected(const array& a, const Options& o, const std::vector<int>& offset) {
   const int64_t M = a.shape(1), T = a.shape(2), D = a.shape(3), half = o.dims / 2;
   std::vector<double> x = a.to_vector<double>(), freqs;
   if (o.freqs) freqs = o.freqs->to_vector<double>();
@@ -57,16 +58,28 @@ TEST(rope, values_for_every_dtype_and_option) {
           array x = random_array({2, 3, 5, D}, type, 7);
           std::string what = std::string(dtype_name(type)) + " dims " + std::to_string(dims) + " kind " +
                              std::to_string(kind);
-          expect_close(run(x, o, array(0)), reference(x, o, {0, 0}), tolerance(type), what);
+          expect_close(run(x, o, array(0)), expected(x, o, {0, 0}), tolerance(type), what);
           // Angles are up to 2 * 10^6, with an ulp of 2.3e-10, and are rounded three times.
-          expect_close(run(x, o, array(1000000)), reference(x, o, {1000000, 1000000}),
+          expect_close(run(x, o, array(1000000)), expected(x, o, {1000000, 1000000}),
                        std::max(tolerance(type), 2e-9), what);
-          expect_close(run(x, o, array({3, 100})), reference(x, o, {3, 100}), tolerance(type), what);
+          expect_close(run(x, o, array({3, 100})), expected(x, o, {3, 100}), tolerance(type), what);
           // (B, T, M, D) transposed, and a last axis with a stride
           array strided = transpose(contiguous(transpose(x, {0, 2, 1, 3})), {0, 2, 1, 3});
           expect_same(run(strided, o, array(5)), run(x, o, array(5)), what);
           expect_same(run(transpose(contiguous(transpose(x))), o, array(5)), run(x, o, array(5)), what);
         }
+}
+
+TEST(rope, equals_mlx) {
+  array x = reference::to_array(reference::fast()["x"]);
+  for (auto& c : reference::fast()["rope"]) {
+    Options o{c["dims"], c["traditional"], std::nullopt, c["scale"]};
+    if (!c["base"].is_null()) o.base = c["base"].get<float>();
+    if (!c["freqs"].is_null()) o.freqs = reference::to_array(c["freqs"]);
+    // MLX computes angles in float32.
+    reference::expect_close(run(x, o, reference::to_array(c["offset"])), reference::to_array(c["out"]), 1e-5,
+                            "rope");
+  }
 }
 
 TEST(rope, any_number_of_axes) {

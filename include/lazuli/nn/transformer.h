@@ -1,5 +1,6 @@
 // Attention and Transformer layers. Sequences are (N, L, dims). A mask is added to the scores, or, if it is
-// of bool, keeps those where it is true; it broadcasts to (N, heads, L of queries, L of keys).
+// of bool, keeps those where it is true; it broadcasts to (N, heads, L of queries, L of keys). A query
+// that may see no key gets zeros from attention.
 #pragma once
 
 #include <functional>
