@@ -18,7 +18,7 @@ struct Options {
   std::string model, system;
   std::vector<std::string> prompts;
   bool quiet = false;
-  lm::GenerateOptions generate{.max_tokens = 1024};
+  lm::GenerateOptions generate{.max_tokens = 1024, .sampler = {.temperature = 0.7f, .top_p = 0.95f}};
 };
 
 constexpr const char* kHelp =
