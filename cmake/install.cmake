@@ -1,5 +1,5 @@
 # Installs the library for find_package(lazuli) (targets lazuli::lazuli and lazuli::mlx, with
-# COMPONENTS lm also lazuli::lm) and for pkg-config (lazuli, lazuli-mlx).
+# COMPONENTS lm also lazuli::lm) and for pkg-config (lazuli, lazuli-mlx, lazuli-lm).
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -42,10 +42,11 @@ if(BUILD_SHARED_LIBS)
 endif()
 set(LAZULI_PC_REQUIRES${scope} "fmt libhwy openblas zlib")
 set(LAZULI_PC_LIBS${scope} "-ldnnl -pthread")
+set(LAZULI_PC_LM_REQUIRES${scope} "libpcre2-8 libutf8proc fmt")
 if(LAZULI_OPENMP)
   string(APPEND LAZULI_PC_LIBS${scope} " ${OpenMP_CXX_FLAGS}")
 endif()
-foreach(name lazuli lazuli-mlx)
+foreach(name lazuli lazuli-mlx lazuli-lm)
   configure_file(cmake/${name}.pc.in ${name}.pc @ONLY)
   install(FILES ${CMAKE_CURRENT_BINARY_DIR}/${name}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 endforeach()

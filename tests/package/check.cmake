@@ -19,6 +19,7 @@ run(${CMAKE_COMMAND} -S ${SOURCE} -B ${work}/build -G ${GENERATOR} -DCMAKE_CXX_C
 run(${CMAKE_COMMAND} --build ${work}/build)
 expect_line(${work}/build/lazuli_program)
 expect_line(${work}/build/mlx_program)
+expect_line(${work}/build/lm_program)
 
 find_program(PKG_CONFIG pkg-config)
 if(PKG_CONFIG)
@@ -28,4 +29,7 @@ if(PKG_CONFIG)
   run(sh -c "${CXX} -o ${work}/by_pkg_config ${SOURCE}/lazuli_program.cpp \
              $(pkg-config --define-variable=prefix=${work}/prefix --cflags --libs lazuli)")
   expect_line(${work}/by_pkg_config)
+  run(sh -c "${CXX} -std=c++20 -o ${work}/lm_by_pkg_config ${SOURCE}/lm_program.cpp \
+             $(pkg-config --define-variable=prefix=${work}/prefix --cflags --libs lazuli-lm)")
+  expect_line(${work}/lm_by_pkg_config)
 endif()

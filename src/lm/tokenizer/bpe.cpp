@@ -47,9 +47,7 @@ bool MergeTable::insert(int32_t left, int32_t right, uint32_t rank, int32_t id) 
 
 Bpe::Bpe(BpeOptions options, std::vector<std::string> tokens)
     : options_(options), tokens_(std::move(tokens)), vocab_size_(static_cast<int32_t>(tokens_.size())) {
-  ids_.reserve(tokens_.size());
-  for (int32_t id = 0; id < vocab_size_; ++id)
-    if (!tokens_[id].empty()) ids_.emplace(tokens_[id], id);
+  ids_ = TokenMap(tokens_);
   for (int b = 0; b < 256; ++b) {
     std::string name =
         options_.byte_level ? std::string(1, static_cast<char>(b)) : fmt::format("<0x{:02X}>", b);
@@ -59,9 +57,9 @@ Bpe::Bpe(BpeOptions options, std::vector<std::string> tokens)
 }
 
 std::optional<int32_t> Bpe::find(std::string_view token) const {
-  auto found = ids_.find(token);
-  if (found == ids_.end()) return std::nullopt;
-  return found->second;
+  int32_t id = ids_.find(token, tokens_);
+  if (id < 0) return std::nullopt;
+  return id;
 }
 
 void Bpe::add_merge(int32_t left, int32_t right, uint32_t rank, int32_t id) {
@@ -70,14 +68,13 @@ void Bpe::add_merge(int32_t left, int32_t right, uint32_t rank, int32_t id) {
 
 void Bpe::add_all_merges(const std::vector<uint32_t>& ranks) {
   if (!options_.byte_level) {
-    // A character may be in tokens without being one itself. The ids' views must outlive the growth.
+    // A character may be in tokens without being one itself.
     std::vector<std::string> characters;
     for (int32_t id = 0; id < vocab_size_; ++id) {
       if (ranks[id] == MergeTable::kNone) continue;
       for (size_t i = 0; i < tokens_[id].size();) {
         size_t n = decode_utf8(std::string_view(tokens_[id]).substr(i)).length;
-        if (!ids_.contains(std::string_view(tokens_[id]).substr(i, n)))
-          characters.push_back(tokens_[id].substr(i, n));
+        if (!find(std::string_view(tokens_[id]).substr(i, n))) characters.push_back(tokens_[id].substr(i, n));
         i += n;
       }
     }
@@ -85,16 +82,13 @@ void Bpe::add_all_merges(const std::vector<uint32_t>& ranks) {
     characters.erase(std::unique(characters.begin(), characters.end()), characters.end());
     if (!characters.empty()) {
       tokens_.insert(tokens_.end(), characters.begin(), characters.end());
-      ids_.clear();
-      for (size_t id = 0; id < tokens_.size(); ++id)
-        if (!tokens_[id].empty()) ids_.emplace(tokens_[id], static_cast<int32_t>(id));
+      ids_ = TokenMap(tokens_);
     }
   }
   // A part of a merge is a token with a rank or a single symbol.
   auto part = [&](std::string_view text) {
-    auto found = ids_.find(text);
-    if (found == ids_.end()) return -1;
-    int32_t id = found->second;
+    int32_t id = ids_.find(text, tokens_);
+    if (id < 0) return -1;
     bool single = options_.byte_level ? text.size() == 1 : character_length(text[0]) == text.size();
     return single || (id < vocab_size_ && ranks[id] != MergeTable::kNone) ? id : -1;
   };
@@ -126,7 +120,7 @@ void Bpe::set_unused(std::vector<int32_t> ids) {
 }
 
 void Bpe::finish() {
-  if (options_.byte_level || options_.ignore_merges || !ids_.contains(kSpaceMark)) return;
+  if (options_.byte_level || options_.ignore_merges || !find(kSpaceMark)) return;
   for (const std::string& token : tokens_) {
     size_t first = 0;
     while (std::string_view(token).substr(first).starts_with(kSpaceMark)) first += kSpaceMark.size();

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <optional>
-#include <unordered_map>
 
 #include "lm/tokenizer/model.h"
+#include "lm/tokenizer/token_map.h"
 #include "lm/tokenizer/trie.h"
 
 namespace lazuli::lm::tokenization {
@@ -85,7 +85,7 @@ class Bpe : public Model {
   BpeOptions options_;
   std::vector<std::string> tokens_;  // and, behind the ids, characters that occur in tokens only
   int32_t vocab_size_;
-  std::unordered_map<std::string_view, int32_t> ids_;
+  TokenMap ids_;
   std::array<int32_t, 256> bytes_;  // ids of single bytes, or of <0xXX>; -1 if there is none
   std::array<int32_t, 128> ascii_;
   MergeTable merges_;

@@ -118,24 +118,23 @@ PipelinePointer from_data(TokenizerData d, std::string chat_template) {
   }
   auto model = std::make_unique<Bpe>(
       BpeOptions{.byte_level = true, .ignore_merges = d.ignore_merges, .unk = d.unk}, std::move(tokens));
-  auto id_of = [&](std::string_view token, size_t merge) {
-    std::string bytes;
-    std::optional<int32_t> id;
-    if (alphabet_to_bytes(token, bytes)) id = model->find(bytes);
-    if (!id)
-      throw std::runtime_error(
-          fmt::format("merge {}: '{}' is not in the vocabulary", merge, token.substr(0, 80)));
-    return *id;
-  };
+  std::string left, both;
   for (size_t i = 0; i < d.merges.size(); ++i) {
     std::string_view merge = d.merges[i];
     size_t space = merge.find(' ', 1);
     if (merge.empty() || space == std::string_view::npos || space + 1 == merge.size())
       throw std::runtime_error(fmt::format("merge {} is not two tokens", i));
-    std::string_view left = merge.substr(0, space), right = merge.substr(space + 1);
-    int32_t first = id_of(left, i), second = id_of(right, i);
-    model->add_merge(first, second, static_cast<uint32_t>(i),
-                     id_of(std::string(left) + std::string(right), i));
+    auto id_of = [&](std::string_view token, std::optional<int32_t> id) {
+      if (!id)
+        throw std::runtime_error(
+            fmt::format("merge {}: '{}' is not in the vocabulary", i, token.substr(0, 80)));
+      return *id;
+    };
+    std::string_view first = merge.substr(0, space), second = merge.substr(space + 1);
+    int32_t first_id = id_of(first, alphabet_to_bytes(first, left) ? model->find(left) : std::nullopt);
+    int32_t second_id = id_of(second, alphabet_to_bytes(second, both) ? model->find(both) : std::nullopt);
+    both.insert(0, left);
+    model->add_merge(first_id, second_id, static_cast<uint32_t>(i), id_of(merge, model->find(both)));
   }
   model->finish();
   p->model = std::move(model);

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "lm/tokenizer/token_map.h"
+
 namespace lazuli::lm::tokenization {
 
 // The ids of words seen before; short ones only. One entry a cache line, the newest wins.
@@ -23,12 +25,7 @@ class WordCache {
   // The entry for the word, whose length must be 1 to kLongestWord.
   Entry& entry(std::string_view word) {
     if (entries_.empty()) entries_.resize(kEntries, Entry{});
-    uint64_t h = word.size() * 0x9e3779b97f4a7c15u;
-    const char* p = word.data();
-    size_t n = word.size();
-    for (; n >= 8; p += 8, n -= 8) h = mix(h, load(p, 8));
-    if (n > 0) h = mix(h, load(p, n));
-    return entries_[h >> (64 - kBits)];
+    return entries_[hash_bytes(word) >> (64 - kBits)];
   }
   static bool holds(const Entry& e, std::string_view word) {
     return e.length == word.size() && std::memcmp(e.word, word.data(), word.size()) == 0;
@@ -37,15 +34,6 @@ class WordCache {
  private:
   static constexpr int kBits = 14;
   static constexpr size_t kEntries = 1 << kBits;
-  static uint64_t load(const char* p, size_t n) {
-    uint64_t v = 0;
-    std::memcpy(&v, p, n);
-    return v;
-  }
-  static uint64_t mix(uint64_t h, uint64_t v) {
-    h = (h ^ v) * 0x9fb21c651e98df25u;
-    return h ^ h >> 32;
-  }
   std::vector<Entry> entries_;
 };
 

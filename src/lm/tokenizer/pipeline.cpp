@@ -30,9 +30,7 @@ void Pipeline::finish(std::vector<AddedToken> added_tokens) {
 
   is_special.assign(pieces.size(), false);
   is_added.assign(pieces.size(), false);
-  ids.reserve(pieces.size());
-  for (size_t id = 0; id < pieces.size(); ++id)
-    if (!pieces[id].empty()) ids.emplace(pieces[id], static_cast<int32_t>(id));
+  ids = TokenMap(pieces);
   for (const AddedToken& t : added_tokens) {
     check(t.id, "added");
     is_added[t.id] = true;

@@ -6,7 +6,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "lazuli/lm/tokenizer.h"
@@ -15,6 +14,7 @@
 #include "lm/tokenizer/model.h"
 #include "lm/tokenizer/normalize.h"
 #include "lm/tokenizer/pretokenize.h"
+#include "lm/tokenizer/token_map.h"
 
 namespace lazuli::lm::tokenization {
 
@@ -31,7 +31,7 @@ struct Pipeline {
   std::string chat_template;
 
   // Set by finish().
-  std::unordered_map<std::string_view, int32_t> ids;
+  TokenMap ids;
   std::vector<bool> is_special, is_added;
 
   // Throws std::runtime_error if an id is not that of a piece; adds the well-known end-of-turn tokens.

@@ -188,9 +188,9 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
 int32_t Tokenizer::vocab_size() const { return static_cast<int32_t>(pipeline_->pieces.size()); }
 
 std::optional<int32_t> Tokenizer::token_to_id(std::string_view token) const {
-  auto found = pipeline_->ids.find(token);
-  if (found == pipeline_->ids.end()) return std::nullopt;
-  return found->second;
+  int32_t id = pipeline_->ids.find(token, pipeline_->pieces);
+  if (id < 0) return std::nullopt;
+  return id;
 }
 
 const std::string& Tokenizer::id_to_token(int32_t id) const {

@@ -218,12 +218,20 @@ int character_to_byte(char32_t code) { return code < alphabet().bytes.size() ? a
 bool alphabet_to_bytes(std::string_view text, std::string& out) {
   std::string bytes;
   bytes.reserve(text.size());
-  while (!text.empty()) {
-    Decoded d = decode_utf8(text);
-    int byte = d.valid ? character_to_byte(d.code) : -1;
+  // All characters of the alphabet have one or two bytes.
+  for (size_t i = 0; i < text.size();) {
+    auto lead = static_cast<unsigned char>(text[i]);
+    char32_t code = lead;
+    if (lead >= 0x80) {
+      if (lead < 0xc2 || lead > 0xc5 || i + 1 == text.size()) return false;
+      auto second = static_cast<unsigned char>(text[i + 1]);
+      if ((second & 0xc0) != 0x80) return false;
+      code = static_cast<char32_t>((lead & 0x1f) << 6 | (second & 0x3f));
+    }
+    int byte = character_to_byte(code);
     if (byte < 0) return false;
     bytes += static_cast<char>(byte);
-    text.remove_prefix(d.length);
+    i += lead < 0x80 ? 1 : 2;
   }
   out = std::move(bytes);
   return true;
