@@ -53,6 +53,18 @@ std::vector<Way> make_unary(F f, const Shape& shape, float scale = 1) {
   return lazily([=] { return f(x); });
 }
 
+std::vector<Way> make_layer_norm() {
+  array x = uniform({kSide, kSide}), weight = uniform({kSide}, lazuli::float32, 1, 2),
+        bias = uniform({kSide}, lazuli::float32, 1, 3);
+  return lazily([=] { return lazuli::fast::layer_norm(x, weight, bias, 1e-5f); });
+}
+std::vector<Way> make_attention() {
+  const Shape shape{1, 16, 1024, 64};
+  array q = uniform(shape), k = uniform(shape, lazuli::float32, 1, 2),
+        v = uniform(shape, lazuli::float32, 1, 3);
+  return lazily([=] { return lazuli::fast::scaled_dot_product_attention(q, k, v, 0.125f, "causal"); });
+}
+
 struct Convolution {
   array x = uniform({16, 56, 56, 64}), w = uniform({64, 3, 3, 64}, lazuli::float32, 1, 2),
         y = uniform({16, 56, 56, 64}, lazuli::float32, 1, 3);
@@ -138,6 +150,8 @@ int main(int argc, char** argv) {
           {"sum_axis0", [=] { return make_unary([](const array& x) { return sum(x, 0); }, square); }},
           {"sum_axis1", [=] { return make_unary([](const array& x) { return sum(x, 1); }, square); }},
           {"softmax", [=] { return make_unary([](const array& x) { return softmax(x, -1); }, square, 3); }},
+          {"layer_norm", make_layer_norm},
+          {"attention", make_attention},
           {"argmax", [=] { return make_unary([](const array& x) { return argmax(x, -1); }, square); }},
           {"cumsum", [=] { return make_unary([](const array& x) { return cumsum(x, -1); }, square); }},
           {"transpose",

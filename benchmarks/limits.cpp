@@ -189,6 +189,27 @@ std::vector<Way> make_softmax() {
           library_softmax(x, kSide)};
 }
 
+std::vector<Way> make_layer_norm() {
+  Floats x = uniform(kMany), weight = uniform(kSide, 2), bias = uniform(kSide, 3), out(kMany);
+  auto row = [=](int64_t at, auto put) {
+    const float* p = x + at;
+    const vec mean = splat(sum_of(p, kSide) / kSide);
+    vec a{}, b{};
+    for (int64_t i = 0; i < kSide; i += 2 * kWidth) {
+      vec s = load(p + i) - mean, t = load(p + i + kWidth) - mean;
+      a += s * s;
+      b += t * t;
+    }
+    const vec scale = splat(1 / std::sqrt(add_lanes(a + b) / kSide + 1e-5f));
+    for (int64_t i = 0; i < kSide; i += kWidth)
+      put(out + at + i, (load(p + i) - mean) * scale * load(weight + i) + load(bias + i));
+  };
+  return {{"loop", by_rows([=](int64_t, int64_t at) { row(at, [](float* p, vec v) { store(p, v); }); })},
+          {"loop, streaming stores",
+           by_rows([=](int64_t, int64_t at) { row(at, [](float* p, vec v) { stream(p, v); }); })}};
+}
+std::vector<Way> make_attention() { return library_attention(16, 1024, 64); }
+
 // Lanes moved up by `by`, zeros below.
 template <int by, int... i>
 vec shifted(vec v, std::integer_sequence<int, i...>) {
@@ -513,6 +534,8 @@ int main(int argc, char** argv) {
                            {"sum_axis0", make_sum_axis0},
                            {"sum_axis1", make_sum_axis1},
                            {"softmax", make_softmax},
+                           {"layer_norm", make_layer_norm},
+                           {"attention", make_attention},
                            {"argmax", make_argmax},
                            {"cumsum", make_cumsum},
                            {"transpose", make_transpose},

@@ -2,6 +2,7 @@
 
 #include <cblas.h>
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <unordered_map>
@@ -247,6 +248,47 @@ Way library_eltwise(const std::string& function, Floats in, int64_t side) {
       "oneDNN", dnnl::eltwise_forward(pd),
       {{DNNL_ARG_SRC, memory(square, engine(), in.get())}, {DNNL_ARG_DST, memory(square, engine())}});
   return {way.name, [in, run = way.run] { run(); }};  // `in` lives as long as the way
+}
+
+// Causal attention: for each block of queries two products and a softmax between them, scores in cache. The
+// causal half of the products that a library can skip is skipped.
+std::vector<Way> library_attention(int64_t heads, int64_t length, int64_t dims) {
+  const size_t size = static_cast<size_t>(heads * length * dims);
+  Floats q = uniform(size), k = uniform(size, 2), v = uniform(size, 3), out(size);
+  std::vector<Way> ways;
+  for (int64_t block : {32, 64, 128})
+    ways.push_back({"OpenBLAS, blocks of " + std::to_string(block), [=] {
+#pragma omp parallel
+                      {
+                        std::vector<float> scores(static_cast<size_t>(block * length));
+#pragma omp for schedule(dynamic)
+                        for (int64_t u = 0; u < heads * length / block; ++u) {
+                          const int64_t head = u * block / length, first = u * block % length,
+                                        keys = first + block;
+                          const int64_t at = head * length * dims;
+                          cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, block, keys, dims,
+                                      1 / std::sqrt(static_cast<float>(dims)), q + at + first * dims, dims,
+                                      k + at, dims, 0, scores.data(), keys);
+                          for (int64_t i = 0; i < block; ++i) {
+                            float* row = scores.data() + i * keys;
+                            std::fill(row + first + i + 1, row + keys, -1e30f);
+                            vec most = splat(-1e30f), sum{};
+                            for (int64_t j = 0; j < keys; j += kWidth) most = maximum(most, load(row + j));
+                            most = splat(max_lanes(most));
+                            for (int64_t j = 0; j < keys; j += kWidth) {
+                              vec e = exponential(load(row + j) - most);
+                              store(row + j, e);
+                              sum += e;
+                            }
+                            vec scale = splat(1 / add_lanes(sum));
+                            for (int64_t j = 0; j < keys; j += kWidth) store(row + j, load(row + j) * scale);
+                          }
+                          cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, block, dims, keys, 1,
+                                      scores.data(), keys, v + at, dims, 0, out + at + first * dims, dims);
+                        }
+                      }
+                    }});
+  return ways;
 }
 
 Way library_softmax(Floats in, int64_t side) {

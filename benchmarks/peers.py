@@ -119,6 +119,15 @@ class Mlx:
     def softmax(self):
         return self.ways(lambda x: self.mx.softmax(x, axis=-1), self.data(uniform(SIDE, SIDE, scale=3)))
 
+    def layer_norm(self):
+        args = self.data(uniform(SIDE, SIDE)), self.data(uniform(SIDE, seed=2)), self.data(uniform(SIDE, seed=3))
+        return self.ways(lambda x, w, b: self.mx.fast.layer_norm(x, w, b, 1e-5), *args)
+
+    def attention(self):
+        q, k, v = (self.data(uniform(1, 16, 1024, 64, seed=s)) for s in (1, 2, 3))
+        attend = self.mx.fast.scaled_dot_product_attention
+        return self.ways(lambda q, k, v: attend(q, k, v, scale=0.125, mask="causal"), q, k, v)
+
     def argmax(self):
         return self.ways(lambda x: self.mx.argmax(x, axis=-1), self.data(uniform(SIDE, SIDE)))
 
@@ -233,6 +242,20 @@ class Jax:
 
     def softmax(self):
         return self.ways(lambda x: self.jax.nn.softmax(x, axis=-1), self.data(uniform(SIDE, SIDE, scale=3)))
+
+    def layer_norm(self):
+        def normalize(x, w, b):
+            centered = x - x.mean(-1, keepdims=True)
+            variance = (centered * centered).mean(-1, keepdims=True)
+            return centered * self.jax.lax.rsqrt(variance + 1e-5) * w + b
+
+        args = self.data(uniform(SIDE, SIDE)), self.data(uniform(SIDE, seed=2)), self.data(uniform(SIDE, seed=3))
+        return self.ways(normalize, *args)
+
+    def attention(self):
+        q, k, v = (self.data(uniform(1, 1024, 16, 64, seed=s)) for s in (1, 2, 3))  # (B, T, H, D)
+        attend = self.jax.nn.dot_product_attention
+        return self.ways(lambda q, k, v: attend(q, k, v, scale=0.125, is_causal=True), q, k, v)
 
     def argmax(self):
         return self.ways(lambda x: self.jnp.argmax(x, axis=-1), self.data(uniform(SIDE, SIDE)))
@@ -351,6 +374,15 @@ class Torch:
     def softmax(self):
         return self.ways(lambda x: x.softmax(-1), self.data(uniform(SIDE, SIDE, scale=3)))
 
+    def layer_norm(self):
+        args = self.data(uniform(SIDE, SIDE)), self.data(uniform(SIDE, seed=2)), self.data(uniform(SIDE, seed=3))
+        return self.ways(lambda x, w, b: self.torch.nn.functional.layer_norm(x, (SIDE,), w, b, 1e-5), *args)
+
+    def attention(self):
+        q, k, v = (self.data(uniform(1, 16, 1024, 64, seed=s)) for s in (1, 2, 3))
+        attend = self.torch.nn.functional.scaled_dot_product_attention
+        return self.ways(lambda q, k, v: attend(q, k, v, scale=0.125, is_causal=True), q, k, v)
+
     def argmax(self):
         return self.ways(lambda x: x.argmax(-1), self.data(uniform(SIDE, SIDE)))
 
@@ -439,6 +471,8 @@ ROWS = {
     "sum_axis0": lambda lib: lib.sum(0),
     "sum_axis1": lambda lib: lib.sum(1),
     "softmax": lambda lib: lib.softmax(),
+    "layer_norm": lambda lib: lib.layer_norm(),
+    "attention": lambda lib: lib.attention(),
     "argmax": lambda lib: lib.argmax(),
     "cumsum": lambda lib: lib.cumsum(),
     "transpose": lambda lib: lib.transpose(),

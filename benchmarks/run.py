@@ -41,6 +41,8 @@ ROWS = {
     "sum_axis0": ("sum over axis 0, 4096²", 1.25),
     "sum_axis1": ("sum over axis 1, 4096²", 1.25),
     "softmax": ("softmax over the last axis, 4096²", 1.25),
+    "layer_norm": ("layer_norm, 4096²", 1.25),
+    "attention": ("attention, causal, 16 heads × 1024 × 64", 1.25),
     "argmax": ("argmax over the last axis, 4096²", 1.25),
     "cumsum": ("cumsum over the last axis, 4096²", None),
     "transpose": ("transpose and copy, 4096²", 1.25),

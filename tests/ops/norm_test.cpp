@@ -18,7 +18,7 @@ array normalize(bool centered, const array& x, const Optional& weight, const Opt
 }
 
 std::vector<double> expected(bool centered, const array& a, const Optional& weight, const Optional& bias,
-                              double eps) {
+                             double eps) {
   const size_t n = static_cast<size_t>(a.shape(-1));
   std::vector<double> x = a.to_vector<double>(), w(n, 1), b(n, 0);
   if (weight) w = weight->to_vector<double>();
