@@ -200,7 +200,7 @@ class Evaluation {
     for (size_t k = members.size(); k-- > 0;) {
       Node* n = members[k];
       if (n != root && !entry(n).needed) continue;
-      Buffer* buffer = n == root ? reusable(root, reduced) : nullptr;
+      Buffer* buffer = n == root ? reusable(root) : nullptr;
       if (!buffer) buffer = b.allocate(static_cast<size_t>(n->size) * n->dtype.size());
       made_.push_back({n, buffer});
       program.outputs.push_back({fusion_.value(n), n->dtype});
@@ -212,7 +212,7 @@ class Evaluation {
     release_temporary();
   }
   // A leaf's memory, or that of the reduction, which the root may take over.
-  Buffer* reusable(const Node* root, const Operand& reduced) {
+  Buffer* reusable(const Node* root) {
     for (auto& l : fusion_.after.leaves) {
       if (l.level != Tape::kTop || l.node->dtype.size() != root->dtype.size() || l.node->shape != root->shape)
         continue;
