@@ -223,6 +223,13 @@ def variants(charsmap):
     words = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
     add(b, "default", "default", pre_tokenizer=seq(split(r"[\p{P}\$\+<=>\^~\|]+"), split(words), split(r"\p{N}+"),
                                                    split("[0-9][0-9][0-9]"), bl))
+    add(b, "falcon", "falcon", pre_tokenizer=seq(split(r"[\p{P}\$\+<=>\^~\|`]+"), split(words), split("[0-9][0-9][0-9]"), bl))
+    add(b, "bloom", "bloom", pre_tokenizer=seq(split(" ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"), bl))
+    add(b, "deepseek-v3", "deepseek-v3", pre_tokenizer=seq(
+        split(r"\p{N}{1,3}"), split("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"),
+        split("[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+              " ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"), bl))
+    add(b, "nested classes", pre_tokenizer=seq(split(r"[ab[c-e\s]x]+|[[:upper:]]"), bl))
     add(b, "prefix space", pre_tokenizer=dict(gpt2, add_prefix_space=True))
     add(b, "no regex", pre_tokenizer=bl)
     add(b, "byte level first", pre_tokenizer=seq(gpt2, {"type": "Digits", "individual_digits": True}))

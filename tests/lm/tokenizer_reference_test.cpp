@@ -93,7 +93,7 @@ TEST(TokenizerFromData, NamedPreTokenizersEqualTheirPatterns) {
     expect_variant(Tokenizer(std::move(d)), v);
     ++found;
   }
-  EXPECT_EQ(found, 7);
+  EXPECT_EQ(found, 10);
 }
 
 TEST(TokenizerFromMetadata, Gpt2) {

@@ -16,7 +16,7 @@ Charsmap::Charsmap(std::string_view blob) {
   if (blob.size() < 4 || size > blob.size() - 4 || size % 4 != 0)
     throw std::runtime_error(fmt::format("a precompiled_charsmap of {} bytes is damaged", blob.size()));
   units_.resize(size / 4);
-  std::memcpy(units_.data(), blob.data() + 4, size);
+  if (size > 0) std::memcpy(units_.data(), blob.data() + 4, size);
   // Replacements must not bring in ill-formed text, wherever a damaged table points.
   strings_ = blob.substr(4 + size);
 }

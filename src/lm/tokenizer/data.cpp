@@ -28,16 +28,23 @@ constexpr std::string_view kGpt4o =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
     R"(\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+constexpr std::string_view kDeepSeek3 =
+    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|)"
+    R"( ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
 const std::vector<Named>& table() {
   static const std::vector<Named> rows = {
       {"gpt-2 phi-2 mpt olmo jais roberta-bpe gigachat granite-docling modern-bert", {kGpt2Pattern}},
       // What llama.cpp takes where a file names no pattern.
       {"default", {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2Pattern, R"(\p{N}+)", "[0-9][0-9][0-9]"}},
-      {"smollm starcoder refact command-r codeshell", {R"(\p{N})", kGpt2Pattern}},
-      {"llama-bpe llama3 llama-v3 smaug-bpe dbrx falcon3 falcon-h1 pixtral-llama lfm2", {kLlama3}},
+      {"smollm starcoder refact command-r codeshell exaone minerva-7b", {R"(\p{N})", kGpt2Pattern}},
+      {"llama-bpe llama3 llama-v3 smaug-bpe dbrx falcon3 falcon-h1 pixtral lfm2", {kLlama3}},
       {"qwen2 deepseek-r1-qwen stablelm2 hunyuan megrez", {kQwen2}},
       {"tekken", {kTekken}},
       {"gpt-4o llama4", {kGpt4o}},
+      {"falcon", {R"([\p{P}\$\+<=>\^~\|`]+)", kGpt2Pattern, "[0-9][0-9][0-9]"}},
+      {"bloom poro-chat gpt3-finnish", {R"( ?[^(\s|.,!?…。，、।۔،)]+)"}},
+      {"deepseek-v3", {R"(\p{N}{1,3})", "[一-龥\u3040-ゟ゠-ヿ]+", kDeepSeek3}},
   };
   return rows;
 }

@@ -42,7 +42,9 @@ Tokenizer Tokenizer::from_metadata(const MetadataLookup& lookup) {
     if (*model == "gpt2") {
       d.model = TokenizerData::Model::byte_level_bpe;
       d.pre_tokenizer = pre;
-      bool llama = pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3" || pre == "falcon3";
+      bool llama = false;
+      for (const char* name : {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2"})
+        llama = llama || pre == name;
       d.ignore_merges = llama || pre == "tekken";
       d.add_bos = llama || pre == "tekken";
     } else if (*model == "llama") {

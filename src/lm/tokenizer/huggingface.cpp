@@ -382,8 +382,13 @@ void guess_ends(const std::vector<AddedToken>& added, Pipeline& p) {
 
 }  // namespace
 
-PipelinePointer read_huggingface(std::string_view bytes, std::string_view config) {
+PipelinePointer read_json(std::string_view bytes, std::string_view config) {
   json root = parse(bytes, "tokenizer.json");
+  bool tekken = !root.contains("model") && root.contains("config") && root.contains("vocab");
+  return tekken ? read_tekken(root) : read_huggingface(root, config);
+}
+
+PipelinePointer read_huggingface(const json& root, std::string_view config) {
   auto p = std::make_shared<Pipeline>();
   for (const json* c : components(root, "normalizer", "normalizers"))
     p->normalizers.push_back(normalizer(*c));

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <mutex>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -51,8 +52,9 @@ struct Pipeline {
 using PipelinePointer = std::shared_ptr<const Pipeline>;
 
 // The readers. They throw std::runtime_error whose text does not name the file.
-PipelinePointer read_huggingface(std::string_view json, std::string_view config);
-PipelinePointer read_tekken(std::string_view json);
+PipelinePointer read_json(std::string_view bytes, std::string_view config);
+PipelinePointer read_huggingface(const nlohmann::json& root, std::string_view config);
+PipelinePointer read_tekken(const nlohmann::json& root);
 PipelinePointer read_sentencepiece(std::string_view bytes, std::string_view config);
 PipelinePointer from_data(TokenizerData data, std::string chat_template);
 

@@ -1,5 +1,7 @@
 #include "lm/tokenizer/pretokenize.h"
 
+#include <array>
+
 #include "lm/tokenizer/unicode.h"
 
 namespace lazuli::lm::tokenization {
@@ -121,11 +123,14 @@ void split(Pieces& pieces, std::string_view pattern, Behavior behavior, bool inv
 }
 
 void split(Pieces& pieces, bool (*is_delimiter)(char32_t), Behavior behavior) {
+  std::array<bool, 128> ascii;
+  for (char32_t c = 0; c < 128; ++c) ascii[c] = is_delimiter(c);
   split_by(pieces, behavior, false, [&](std::string_view word, size_t from, Regex::Match& m) {
     while (from < word.size()) {
-      Decoded d = decode_utf8(word.substr(from));
+      auto byte = static_cast<unsigned char>(word[from]);
+      Decoded d = byte < 128 ? Decoded{byte, 1, true} : decode_utf8(word.substr(from));
       m = {from, from + d.length};
-      if (is_delimiter(d.code)) return true;
+      if (byte < 128 ? ascii[byte] : is_delimiter(d.code)) return true;
       from = m.end;
     }
     return false;

@@ -23,21 +23,21 @@ constexpr std::string_view kNotSpace =
 // Oniguruma, which Hugging Face's Split uses, counts the Latin-1 superscripts and fractions in.
 constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
 
-// Spells out \s, \S, \w and \W.
+// Spells out \s, \S, \w and \W, and classes in classes.
 std::string with_unicode_classes(std::string_view pattern) {
   std::string out;
-  bool in_class = false;
+  int depth = 0;  // of classes: Oniguruma and Rust nest them, PCRE2 does not; unions are written flat
   for (size_t i = 0; i < pattern.size(); ++i) {
     char c = pattern[i];
     if (c == '\\' && i + 1 < pattern.size()) {
       char e = pattern[++i];
       if (e == 's' || e == 'S' || e == 'w') {
         std::string_view body = e == 's' ? kSpace : e == 'S' ? kNotSpace : kWord;
-        if (in_class)
+        if (depth > 0)
           out += body;
         else
           out.append("[").append(body).append("]");
-      } else if (e == 'W' && !in_class) {
+      } else if (e == 'W' && depth == 0) {
         out.append("[^").append(kWord).append("]");
       } else {
         out += c;
@@ -45,13 +45,25 @@ std::string with_unicode_classes(std::string_view pattern) {
       }
       continue;
     }
-    out += c;
-    if (!in_class && c == '[') {
-      in_class = true;
-      if (i + 1 < pattern.size() && pattern[i + 1] == '^') out += pattern[++i];
-      if (i + 1 < pattern.size() && pattern[i + 1] == ']') out += pattern[++i];
-    } else if (in_class && c == ']') {
-      in_class = false;
+    auto next = [&](char expected) { return i + 1 < pattern.size() && pattern[i + 1] == expected; };
+    if (c == '[' && depth == 0) {
+      depth = 1;
+      out += c;
+      if (next('^')) out += pattern[++i];
+      if (next(']')) out += pattern[++i];
+    } else if (c == '[' && next(':') && pattern.find(":]", i) != std::string_view::npos) {
+      size_t end = pattern.find(":]", i) + 2;  // [:alpha:]
+      out += pattern.substr(i, end - i);
+      i = end - 1;
+    } else if (c == '[') {
+      if (next('^')) throw std::runtime_error("a negated class inside a class of a pattern is not supported");
+      ++depth;
+    } else if (c == ']' && depth > 0) {
+      if (--depth == 0) out += c;
+    } else if (c == '&' && depth > 0 && next('&')) {
+      throw std::runtime_error("an intersection of classes in a pattern is not supported");
+    } else {
+      out += c;
     }
   }
   return out;

@@ -34,8 +34,7 @@ constexpr std::string_view kSpecial[] = {"<unk>",
 
 }  // namespace
 
-PipelinePointer read_tekken(std::string_view bytes) {
-  json root = parse(bytes, "tekken.json");
+PipelinePointer read_tekken(const json& root) {
   const json& config = object(root, "config", "tekken.json");
   const json& vocab = array(root, "vocab", "tekken.json");
   int64_t specials = integer(config, "default_num_special_tokens", 1000);

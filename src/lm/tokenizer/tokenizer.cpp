@@ -36,12 +36,8 @@ PipelinePointer read(std::string_view bytes, std::string_view config) {
   size_t start = bytes.find_first_not_of(" \t\r\n");
   if (start == std::string_view::npos) throw std::runtime_error("the file is empty");
   // A SentencePiece model starts with the tag of its first piece, which is a line feed.
-  if (bytes[start] != '{') return tokenization::read_sentencepiece(bytes, config);
-  // tekken's only top-level keys; tokenizer.json has "model".
-  std::string_view head = bytes.substr(0, 4096);
-  bool tekken = head.find("\"pattern\"") != std::string_view::npos &&
-                head.find("\"num_vocab_tokens\"") != std::string_view::npos;
-  return tekken ? tokenization::read_tekken(bytes) : tokenization::read_huggingface(bytes, config);
+  return bytes[start] == '{' ? tokenization::read_json(bytes, config)
+                             : tokenization::read_sentencepiece(bytes, config);
 }
 
 // A scratch for the time of a call.
