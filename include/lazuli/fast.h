@@ -48,8 +48,9 @@ array rope(const array& x, int dims, bool traditional, std::optional<float> base
 // denominator of the softmax, without a value. `force_fused` is for programs written for MLX: this is always
 // fused.
 //
-// Derivatives are composed of other operations, recomputing the scores in blocks of queries: the
-// gradient holds a few arrays of B * H * min(T_q, 512) * T_kv elements at a time.
+// The gradient by q, k and v is fused too: it recomputes scores for 64 queries at a time. Those by an
+// additive mask or with sinks, forward mode and higher derivatives are composed of other operations and hold
+// arrays of B * H * T_q * T_kv elements.
 array scaled_dot_product_attention(const array& queries, const array& keys, const array& values, float scale,
                                    const std::string& mask_mode = "", std::optional<array> mask_arr = {},
                                    const std::optional<array>& sinks = {}, bool force_fused = false,

@@ -11,6 +11,7 @@
 #include "lazuli/ops/matmul.h"
 #include "lazuli/ops/reduce.h"
 #include "lazuli/ops/shape.h"
+#include "lazuli/transforms.h"
 
 namespace lazuli {
 
@@ -183,10 +184,11 @@ void add_keys(std::optional<array>& total, const array& part, const Shape& shape
   total = total ? add(*total, padded) : padded;
 }
 
-}  // namespace
-
-std::vector<array> Attention::vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,
-                                  const std::vector<int>& argnums, const std::vector<array>& outputs) const {
+// The gradients, composed: needed for those of masks and sinks, and for higher derivatives.
+std::vector<array> composed_grad(const Attention& attention, const std::vector<array>& primals,
+                                 const array& cotangent, const std::vector<int>& argnums,
+                                 const array& output) {
+  const bool masked = attention.masked, sinking = attention.sinking;
   const int64_t queries = primals[0].shape(2);
   const size_t mask_at = masked ? 3 : 0, sinks_at = sinking ? 3 + masked : 0;
   auto wanted = [&](size_t arg) {
@@ -196,11 +198,11 @@ std::vector<array> Attention::vjp(const std::vector<array>& primals, const std::
   std::vector<array> dq, dmask;
   std::optional<array> dk, dv, dsinks, whole_mask;
   for (int64_t begin = 0; begin < queries; begin += kBlock) {
-    const Block b(*this, primals, begin, std::min(queries, begin + kBlock));
-    array g = wide(part_of(cotangents[0], 2, b.begin, b.end));
-    array o = wide(part_of(outputs[0], 2, b.begin, b.end));
+    const Block b(attention, primals, begin, std::min(queries, begin + kBlock));
+    array g = wide(part_of(cotangent, 2, b.begin, b.end));
+    array o = wide(part_of(output, 2, b.begin, b.end));
     array along = sum(multiply(g, o), -1, true);
-    const array &p = b.probabilities, scale_by(scale, p.dtype());
+    const array &p = b.probabilities, scale_by(attention.scale, p.dtype());
     array dp = b.heads(matmul(b.rows(g), swapaxes(b.v, -1, -2)));
     array ds = multiply(p, subtract(dp, along));
     array scaled = b.rows(multiply(ds, scale_by));
@@ -241,6 +243,67 @@ std::vector<array> Attention::vjp(const std::vector<array>& primals, const std::
       grads.push_back(*dsinks);
   }
   return grads;
+}
+
+}  // namespace
+
+std::vector<array> Attention::vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,
+                                  const std::vector<int>& argnums, const std::vector<array>& outputs) const {
+  const bool beyond = std::any_of(argnums.begin(), argnums.end(), [](int arg) { return arg > 2; });
+  if (sinking || beyond) return composed_grad(*this, primals, cotangents[0], argnums, outputs[0]);
+  std::vector<array> in{wide(primals[0]), wide(primals[1]), wide(primals[2])};
+  if (masked) in.push_back(primals[3]);
+  in.push_back(wide(outputs[0]));
+  in.push_back(wide(cotangents[0]));
+  auto grad = make_primitive<AttentionGrad>(scale, causal, masked);
+  std::vector<array> all =
+      array::make_many(*grad->output_shapes(in), std::vector<Dtype>(3, in[0].dtype()), grad, in);
+  std::vector<array> grads;
+  for (int arg : argnums)
+    grads.push_back(astype(all[static_cast<size_t>(arg)], primals[static_cast<size_t>(arg)].dtype()));
+  return grads;
+}
+
+std::vector<array> AttentionGrad::composed(const std::vector<array>& in) const {
+  const std::vector<array> primals(in.begin(), in.end() - 2);
+  return composed_grad(Attention(scale, causal, masked, false), primals, in.back(), {0, 1, 2},
+                       in[in.size() - 2]);
+}
+
+std::vector<array> AttentionGrad::vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,
+                                      const std::vector<int>& argnums, const std::vector<array>&) const {
+  // A mask of bool has no derivative, so only what is asked for varies.
+  auto some = [&](const std::vector<array>& in) {
+    std::vector<array> all = primals;
+    for (size_t i = 0; i < argnums.size(); ++i) all[static_cast<size_t>(argnums[i])] = in[i];
+    return composed(all);
+  };
+  std::vector<array> at;
+  for (int arg : argnums) at.push_back(primals[static_cast<size_t>(arg)]);
+  return lazuli::vjp(some, at, cotangents).second;
+}
+
+std::vector<array> AttentionGrad::jvp(const std::vector<array>& primals, const std::vector<array>& tangents,
+                                      const std::vector<int>& argnums, const std::vector<array>&) const {
+  auto some = [&](const std::vector<array>& in) {
+    std::vector<array> all = primals;
+    for (size_t i = 0; i < argnums.size(); ++i) all[static_cast<size_t>(argnums[i])] = in[i];
+    return composed(all);
+  };
+  std::vector<array> at;
+  for (int arg : argnums) at.push_back(primals[static_cast<size_t>(arg)]);
+  return lazuli::jvp(some, at, tangents).second;
+}
+
+std::pair<std::vector<array>, std::vector<int>> AttentionGrad::vmap(const std::vector<array>& inputs,
+                                                                    const std::vector<int>& axes) const {
+  std::vector<array> out =
+      lazuli::vmap([this](const std::vector<array>& in) { return composed(in); }, axes)(inputs);
+  return {out, std::vector<int>(out.size(), 0)};
+}
+
+std::optional<std::vector<Shape>> AttentionGrad::output_shapes(const std::vector<array>& inputs) const {
+  return std::vector<Shape>{inputs[0].shape(), inputs[1].shape(), inputs[2].shape()};
 }
 
 std::vector<array> Attention::jvp(const std::vector<array>& primals, const std::vector<array>& tangents,

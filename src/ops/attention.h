@@ -31,4 +31,29 @@ class Attention : public detail::Parameters<Primitive, Attention> {
   const bool causal, masked, sinking;
 };
 
+// The cotangents of q, k and v from inputs {q, k, v, mask?, result, cotangent of the result}, all but the
+// mask of float32 or all of float64, without sinks.
+class AttentionGrad : public detail::Parameters<Primitive, AttentionGrad> {
+ public:
+  AttentionGrad(float scale, bool causal, bool masked) : scale(scale), causal(causal), masked(masked) {}
+
+  auto params() const { return std::tie(scale, causal, masked); }
+  static constexpr const char* param_names[] = {"scale", "causal", "masked"};
+
+  std::string_view name() const override { return "scaled_dot_product_attention_grad"; }
+  std::vector<array> vjp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&,
+                         const std::vector<array>&) const override;
+  std::vector<array> jvp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&,
+                         const std::vector<array>&) const override;
+  std::pair<std::vector<array>, std::vector<int>> vmap(const std::vector<array>&,
+                                                       const std::vector<int>&) const override;
+  std::optional<std::vector<Shape>> output_shapes(const std::vector<array>&) const override;
+
+  const float scale;
+  const bool causal, masked;
+
+ private:
+  std::vector<array> composed(const std::vector<array>& in) const;
+};
+
 }  // namespace lazuli

@@ -1,3 +1,4 @@
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -328,6 +329,75 @@ TEST(attention, gradients_over_several_blocks_of_queries) {
     for (size_t i = 0; i < want.size(); ++i)
       expect_close(got[i], want[i], 1e-11, "input " + std::to_string(i));
   }
+}
+
+// The fused gradient against that of a composition in double.
+TEST(attention, gradients_for_every_dtype_and_group) {
+  for (Dtype type : {float32, float16, bfloat16})
+    for (auto [H, K, N, T] : {std::array{4, 4, 70, 70}, {6, 2, 130, 150}, {4, 1, 1, 300}})
+      for (bool causal : {false, true}) {
+        Problem p = problem(2, H, K, N, T, 16, 24, type);
+        p.causal = causal;
+        if (!causal) p.mask = greater(random_array({2, 1, N, T}, float32, 40), array(-0.5f));
+        array g = random_array({2, H, N, 24}, type, 41);
+        auto got = vjp([&](const std::vector<array>& in) { return std::vector<array>{function_of(p)(in)}; },
+                       inputs_of(p), {g})
+                       .second;
+        auto composed = [&](const std::vector<array>& in) {
+          array s = multiply(matmul(in[0], swapaxes(repeat(in[1], H / K, 1), -1, -2)),
+                             array(static_cast<float>(p.scale), float64));
+          array seen = causal ? tril(ones({N, T}, bool_), T - N) : *p.mask;
+          s = where(seen, s, array(-inf, float64));
+          return std::vector<array>{matmul(softmax(s, -1), repeat(in[2], H / K, 1))};
+        };
+        std::vector<array> wide;
+        for (const array& x : inputs_of(p)) wide.push_back(astype(x, float64));
+        auto want = vjp(composed, wide, {astype(g, float64)}).second;
+        for (size_t i = 0; i < 3; ++i) {
+          EXPECT_EQ(got[i].dtype(), type);
+          expect_close(got[i], want[i], 4 * tolerance(type), name(p) + " input " + std::to_string(i));
+        }
+      }
+}
+
+TEST(attention, gradients_have_the_same_bits_for_any_number_of_threads) {
+  Problem p = problem(2, 4, 2, 90, 300, 64, 64);
+  p.causal = true;
+  auto go = [&] {
+    auto g = grad([&](const std::vector<array>& in) { return sum(square(function_of(p)(in))); },
+                  std::vector<int>{0, 1, 2})(inputs_of(p));
+    eval(g);
+    return g;
+  };
+  auto one = with_threads(1, go);
+  for (int threads : {2, 3, 8}) {
+    auto many = with_threads(threads, go);
+    for (size_t i = 0; i < 3; ++i) expect_same(many[i], one[i]);
+  }
+}
+
+TEST(attention, vmap_of_gradients) {
+  Problem p = problem(2, 2, 1, 3, 4, 8, 8);
+  array q = random_array({3, 2, 2, 3, 8}, float32, 31), v = random_array({2, 1, 4, 8, 3}, float32, 33);
+  for (int by : {0, 1, 2})
+    check_vmap(
+        [&](const std::vector<array>& in) {
+          return grad([&](const std::vector<array>& x) { return sum(square(function_of(p)(x))); },
+                      std::vector<int>{by})(in)[0];
+        },
+        {q, p.k, v}, {0, -1, 4});
+}
+
+// Memory grows with the length, not with its square.
+TEST(attention, gradients_never_hold_the_scores) {
+  Problem p = problem(1, 2, 2, 2048, 2048, 16, 16);
+  auto f = grad([&](const std::vector<array>& in) { return sum(square(function_of(p)(in))); },
+                std::vector<int>{0, 1, 2});
+  eval(inputs_of(p));
+  reset_peak_memory();
+  const size_t before = get_active_memory();
+  eval(f(inputs_of(p)));
+  EXPECT_LT(get_peak_memory() - before, size_t{2048} * 2048 * 4 / 2);  // half of one head's scores
 }
 
 TEST(attention, second_derivatives) {

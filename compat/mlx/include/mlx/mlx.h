@@ -10,6 +10,7 @@
 #include "mlx/device.h"
 #include "mlx/dtype.h"
 #include "mlx/export.h"
+#include "mlx/fast.h"
 #include "mlx/graph_utils.h"
 #include "mlx/io.h"
 #include "mlx/memory.h"

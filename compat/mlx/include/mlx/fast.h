@@ -1,0 +1,5 @@
+#pragma once
+
+#include "lazuli/fast.h"
+#include "mlx/array.h"
+#include "mlx/stream.h"
