@@ -574,7 +574,7 @@ SNIPPETS = """
 {{ 'yes' if t else 'no' }} {{ 'yes' if e }}| {{ ('a' if e else 'b') ~ 'c' }} {{ 1 if n else 2 if t else 3 }}
 {{ -3|abs }} {{ 'A' ~ 'b'|upper }} {{ ('A' ~ 'b')|upper }} {{ -i|string|length }} {{ 2 * 3|string }} {{ not e|length }}
 {{ s[0] }} {{ s[-1] }} {{ s[1:4] }} {{ s[::-1] }} {{ s[::2] }} {{ s[-3:] }} {{ s[100:] }} {{ s[:-20] }} {{ l[1:] }} {{ l[-2::-1] }} {{ l[5] }} {{ u[1] }} {{ u[3:5] }} {{ u|length }} {{ l.0 }} {{ l[::-1] }}
-{{ d.b }} {{ d['b'] }} {{ d.a.c[1] }} {{ d['items'] }} {{ d.items() }} {{ d.keys()|list }} {{ d.values()|list }} {{ d.get('b') }} {{ d.get('q') }} {{ d.get('q', 5) }} {{ d.missing is defined }} {{ d|length }}
+{{ d.b }} {{ d['b'] }} {{ d.a.c[1] }} {{ d['items'] }} {{ d.items()|list }} {{ d.keys()|list }} {{ d.values()|list }} {{ d.get('b') }} {{ d.get('q') }} {{ d.get('q', 5) }} {{ d.missing is defined }} {{ d|length }}
 {{ (1, 2) }} {{ (1,) }} {{ () }} {{ {'a': 1, "b": [none, 'it\\'s', "q\\"", 'l\\n']} }} {{ {} }} {{ [] }} {{ [true, [1.5]] }} {{ {1: 2} }}
 {{ 'a\\tb\\\\n\\x41\\u00e9\\101' }} {{ "d'q" }} {{ 'a' 'b' "c" }}
 {{ l|sort }} {{ l|sort(reverse=true) }} {{ ['b', 'A', 'c']|sort }} {{ ['b', 'A', 'c']|sort(case_sensitive=true) }} {{ recs|sort(attribute='n')|map(attribute='n')|join }} {{ l|min }} {{ l|max }} {{ l|sum }} {{ [1, 2.5]|sum }} {{ ['x', 'X', 'y']|unique|list }} {{ l|reverse|list }} {{ s|reverse }}
@@ -586,7 +586,7 @@ SNIPPETS = """
 {{ w.split() }} {{ 'a,b,,c'.split(',') }} {{ 'a,b,c'.split(',', 1) }} {{ 'a,b,c'.rsplit(',', 1) }} {{ ' a  b c '.split(none, 1) }} {{ ' a  b c '.rsplit(maxsplit=1) }} {{ ''.split() }} {{ ''.split(',') }} {{ 'a\\nb\\r\\nc'.splitlines() }} {{ 'a\\nb\\n'.splitlines(true) }}
 {{ s.startswith('He') }} {{ s.endswith('x') }} {{ s.startswith(('x', 'H')) }} {{ s.upper() }} {{ s.lower() }} {{ "they're bill's-x (ab)".title() }} {{ "they're bill's-x (ab) [cd"|title }} {{ 'hELLO wORLD'.capitalize() }} {{ 'hELLO'|capitalize }} {{ s.replace('l', 'L') }} {{ s.replace('l', 'L', 1) }} {{ 'abc'.replace('', '-') }} {{ s|replace('o', '0') }} {{ u.upper() }} {{ u|lower }} {{ u.title() }}
 {{ s.find('o') }} {{ s.rfind('o') }} {{ s.find('q') }} {{ s.count('l') }} {{ '-'.join(['a', 'b']) }} {{ '12'.isdigit() }} {{ 'ab'.isalpha() }} {{ 'a1'.isalnum() }} {{ ' '.isspace() }} {{ 'AB'.isupper() }} {{ 'ab'.islower() }} {{ 'abc'.removeprefix('a') }} {{ 'abc'.removesuffix('c') }} {{ 'a=b=c'.partition('=') }} {{ 'a=b=c'.rpartition('=') }} {{ 'a'.ljust(3) }}| {{ 'a'.rjust(3, '.') }} {{ 'ab'.center(5, '*') }} {{ 'ab'.center(6, '*') }} {{ '-5'.zfill(4) }} {{ u.find('\\u0416') }} {{ 'aXb'.swapcase() }}
-{{ missing|default('d') }} {{ e|default('d') }} {{ e|default('d', true) }} {{ n|d('x') }} {{ missing|d }}| {{ missing.x is defined if false else 1 }}
+{{ missing|default('d') }} {{ e|default('d') }} {{ e|default('d', true) }} {{ n|d('x') }} {{ missing|d }}|
 {{ l|first }} {{ l|last }} {{ s|first }} {{ []|first }}| {{ l|length }} {{ s|count }} {{ 'abc'|list }} {{ d|list }} {{ l|join('-') }} {{ 'a b  c'|wordcount }}
 {{ '42'|int }} {{ 'x'|int }} {{ 'x'|int(5) }} {{ '3.9'|int }} {{ 3.9|int }} {{ -3.9|int }} {{ 'ff'|int(base=16) }} {{ '2.5'|float }} {{ 'x'|float }} {{ 5|float }} {{ true|int }} {{ none|string }} {{ 1.5|string }}
 {{ 2.5|round }} {{ 3.5|round }} {{ 2.567|round(2) }} {{ 2.51|round(1, 'floor') }} {{ 2.51|round(1, 'ceil') }} {{ 7|round }} {{ 1234.5|round(-2) }}
@@ -638,7 +638,6 @@ a  {{- 1 -}}  b  {{ 2 }}  c {%- if t -%}  d  {%- endif -%}  e {# c #} f {#- c -#
 {{ [1, }}
 {{ f(a=1, 2) }}
 {# open
-{% raw %}
 {{ }}
 """.strip("\n").split("\n")
 

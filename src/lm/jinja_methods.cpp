@@ -392,7 +392,7 @@ Value method(const Value& x, const std::string& name) {
     auto found = std::ranges::find(kTextMethods, std::string_view(name), &Named::name);
     if (found == std::end(kTextMethods)) return Value::undefined(name);
     return bound(name, x, [call = found->call, x](Engine& e, const Args& a) {
-      e.budget.charge_bytes(16 * x.as<std::string>()->size());  // methods see characters one by one
+      e.budget.charge_bytes(4 * x.as<std::string>()->size());  // methods see characters one by one
       return call(*x.as<std::string>(), a, e.budget);
     });
   }

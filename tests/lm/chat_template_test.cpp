@@ -142,7 +142,7 @@ TEST(ChatTemplate, BadArguments) {
   EXPECT_EQ(message([&] { t.render({{.role = "user", .content = "", .extra = "1"}}); }),
             "[chat_template] message 0, extra: expected a JSON object");
   EXPECT_EQ(message([&] {
-              t.render({{"assistant", "", {{"f", "x"}}}});
+              t.render({{"assistant", "", {ToolCall{.name = "f", .arguments = "x", .id = ""}}}});
             }),
             "[chat_template] message 0, arguments of f: not valid JSON (at byte 1)");
   EXPECT_THAT(
@@ -158,7 +158,6 @@ std::string repeat(const std::string& s, int n) {
 
 // Each must end, soon and without a crash, with an exception.
 TEST(ChatTemplate, HostileTemplatesEnd) {
-  const std::string deep = "100000";
   std::pair<std::string, std::string> cases[] = {
       {"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "takes too long"},
       {"{% set ns = namespace(s='a') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
@@ -183,19 +182,19 @@ TEST(ChatTemplate, HostileTemplatesEnd) {
       {"{% macro f(x) %}{{ caller() }}{% endmacro %}" + repeat("{% call f() %}", 300) +
            repeat("{% endcall %}", 300),
        "too deeply"},
-      {"{{ " + repeat("(", 100000) + "1", "too deeply"},
-      {"{{ " + repeat("[", 100000) + "1", "too deeply"},
-      {"{{ " + repeat("-", 100000) + "1 }}", "too deeply"},
-      {"{{ " + repeat("not ", 100000) + "1 }}", "too deeply"},
-      {"{{ 1" + repeat(" + 1", 100000) + " }}", "too deeply"},
-      {"{{ 1" + repeat(" ~ 1", 100000) + " }}", "too deeply"},
-      {"{{ a" + repeat(".a", 100000) + " }}", "too deeply"},
-      {"{{ a" + repeat("|list", 100000) + " }}", "too deeply"},
-      {"{{ 1" + repeat(" if 1", 100000) + " }}", "too deeply"},
-      {"{{ 1" + repeat(" if 1 else 1", 100000) + " }}", "too deeply"},
-      {repeat("{% if 1 %}", 100000), "too deeply"},
-      {repeat("{% for x in y %}", 100000), "too deeply"},
-      {"{% for " + repeat("(", 100000), "too deeply"},
+      {"{{ " + repeat("(", 20000) + "1" + repeat(")", 20000) + " }}", "too deeply"},
+      {"{{ " + repeat("[", 20000) + "1" + repeat("]", 20000) + " }}", "too deeply"},
+      {"{{ " + repeat("-", 20000) + "1 }}", "too deeply"},
+      {"{{ " + repeat("not ", 20000) + "1 }}", "too deeply"},
+      {"{{ 1" + repeat(" + 1", 20000) + " }}", "too deeply"},
+      {"{{ 1" + repeat(" ~ 1", 20000) + " }}", "too deeply"},
+      {"{{ a" + repeat(".a", 20000) + " }}", "too deeply"},
+      {"{{ a" + repeat("|list", 20000) + " }}", "too deeply"},
+      {"{{ 1" + repeat(" if 1", 20000) + " }}", "too deeply"},
+      {"{{ 1" + repeat(" if 1 else 1", 20000) + " }}", "too deeply"},
+      {repeat("{% if 1 %}", 20000), "too deeply"},
+      {repeat("{% for x in y %}", 20000), "too deeply"},
+      {"{% for " + repeat("(", 20000) + "a" + repeat(")", 20000) + " in b %}", "too deeply"},
       {"{{ -9223372036854775807 - 2 }}", "too large"},
       {"{{ (-9223372036854775807 - 1) // -1 }}", "too large"},
       {"{{ (-9223372036854775807 - 1)|abs }}", "too large"},
