@@ -26,15 +26,23 @@ std::string text(const Args& a, size_t at, std::string_view name, std::string_vi
 }
 
 // x.a.0.b for the attribute "a.0.b", as map(attribute=...) and sort(attribute=...) take it.
-Value path(Value x, const Value& attribute) {
-  if (attribute.is_integral()) return item(x, attribute);
+// What is undefined on the way becomes the default, if there is one.
+Value path(Value x, const Value& attribute, const Value* otherwise = nullptr) {
+  auto step = [&](const Value& key) {
+    x = item(x, key);
+    if (otherwise && x.is<Undefined>()) x = *otherwise;
+  };
+  if (attribute.is_integral()) {
+    step(attribute);
+    return x;
+  }
   auto* name = attribute.as<std::string>();
   if (!name) throw Failure(fmt::format("an attribute is a str or an int, not {}", attribute.type_name()));
   for (size_t from = 0; from <= name->size();) {
     size_t to = std::min(name->find('.', from), name->size());
     std::string part = name->substr(from, to - from);
     bool number = !part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == part.npos;
-    x = item(x, number ? Value(int64_t{std::stoi(part)}) : Value(part));
+    step(number ? Value(int64_t{std::stoi(part)}) : Value(part));
     from = to + 1;
   }
   return x;
@@ -71,8 +79,7 @@ Value map(Engine& e, const Value& x, const Args& a) {
     if (!attribute) {
       out.push_back(e.filter(name_argument(a, 0), v, rest(a, 1)));
     } else {
-      Value found = path(v, *attribute);
-      out.push_back(found.is<Undefined>() && otherwise ? *otherwise : found);
+      out.push_back(path(v, *attribute, otherwise));
     }
   }
   return Value::list(std::move(out));

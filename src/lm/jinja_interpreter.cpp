@@ -37,7 +37,8 @@ struct Scope {
 };
 using ScopePtr = std::shared_ptr<Scope>;
 
-int64_t checked(bool overflow, int64_t value) {
+// By reference: the call that computes it is the other argument.
+int64_t checked(bool overflow, const int64_t& value) {
   if (overflow) throw Failure("an integer is too large");
   return value;
 }
@@ -278,6 +279,7 @@ class Interpreter : public Engine {
     int64_t count = static_cast<int64_t>(items.size());
     auto changed = std::make_shared<std::optional<Value>>();
     for (int64_t i = 0; i < count; ++i) {
+      at(n, [&] { budget.charge(25); });  // what `loop` costs to make
       ScopePtr names = inner(scope);
       names->set("loop", loop_value(items, i, count, changed));
       at(n, [&] { assign(target, items[static_cast<size_t>(i)], names); });
@@ -341,9 +343,9 @@ class Interpreter : public Engine {
       else
         names->set(n.names[i], Value::undefined(n.names[i]));
     }
-    if (a.positional.size() > num_names)
-      names->set("varargs", Value::tuple({a.positional.begin() + static_cast<ptrdiff_t>(num_names),
-                                          a.positional.end()}));
+    auto first_extra =
+        a.positional.begin() + static_cast<ptrdiff_t>(std::min(num_names, a.positional.size()));
+    names->set("varargs", Value::tuple({first_extra, a.positional.end()}));
     Dict extra;
     for (auto& [key, v] : a.named) {
       if (key == "caller")
@@ -351,7 +353,7 @@ class Interpreter : public Engine {
       else if (std::ranges::find(n.names, key) == n.names.end())
         extra.set(key, v);
     }
-    if (!extra.items.empty()) names->set("kwargs", Value(std::move(extra)));
+    names->set("kwargs", Value(std::move(extra)));
     return capture(*n.children[body], names);
   }
 

@@ -1,5 +1,6 @@
 // Python's methods of str, dict and list, and the text functions that filters share with them.
 #include <fmt/format.h>
+#include <utf8proc.h>
 
 #include <algorithm>
 #include <array>
@@ -18,34 +19,25 @@ uint32_t decode(std::string_view c) {
 }
 
 std::string encode(uint32_t c) {
-  auto tail = [](uint32_t bits) { return static_cast<char>(0x80 | (bits & 63)); };
-  if (c < 0x80) return {static_cast<char>(c)};
-  if (c < 0x800) return {static_cast<char>(0xc0 | c >> 6), tail(c)};
-  return {static_cast<char>(0xe0 | c >> 12), tail(c >> 6), tail(c)};
+  utf8proc_uint8_t bytes[4];
+  auto n = utf8proc_encode_char(static_cast<utf8proc_int32_t>(c), bytes);
+  return {reinterpret_cast<const char*>(bytes), static_cast<size_t>(n)};
 }
 
-// Pairs of cases in Latin-1, Latin Extended-A, Greek and Cyrillic, as far as they are regular.
 uint32_t to_lower(uint32_t c) {
-  if ((c >= 'A' && c <= 'Z') || (c >= 0xc0 && c <= 0xde && c != 0xd7)) return c + 32;
-  if ((c >= 0x100 && c <= 0x137 && c != 0x130) || (c >= 0x14a && c <= 0x177)) return c | 1;
-  if ((c >= 0x139 && c <= 0x148) || (c >= 0x179 && c <= 0x17e)) return c + (c & 1);
-  if (c == 0x178) return 0xff;
-  if (c >= 0x391 && c <= 0x3a9 && c != 0x3a2) return c + 32;
-  if (c >= 0x410 && c <= 0x42f) return c + 32;
-  if (c >= 0x400 && c <= 0x40f) return c + 80;
-  return c;
+  return static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
 }
 uint32_t to_upper(uint32_t c) {
-  if ((c >= 'a' && c <= 'z') || (c >= 0xe0 && c <= 0xfe && c != 0xf7)) return c - 32;
-  if ((c >= 0x100 && c <= 0x137 && c != 0x131) || (c >= 0x14a && c <= 0x177)) return c & ~1u;
-  if ((c >= 0x139 && c <= 0x148) || (c >= 0x179 && c <= 0x17e)) return c - !(c & 1);
-  if (c == 0xff) return 0x178;
-  if (c >= 0x3b1 && c <= 0x3c9) return c == 0x3c2 ? 0x3a3 : c - 32;
-  if (c >= 0x430 && c <= 0x44f) return c - 32;
-  if (c >= 0x450 && c <= 0x45f) return c - 80;
-  return c;
+  return static_cast<uint32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c)));
 }
-bool is_letter(uint32_t c) { return to_lower(c) != c || to_upper(c) != c || c == 0xdf; }
+bool is_letter(uint32_t c) {
+  auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
+  return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
+}
+bool is_cased(uint32_t c) {
+  auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
+  return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LT;
+}
 
 template <class F>
 std::string map_text(std::string_view s, F&& f) {
@@ -66,7 +58,7 @@ uint32_t upper_or_sharp_s(uint32_t c) { return c == 0xdf ? 'S' : to_upper(c); }
 std::string title(std::string_view s) {
   bool inside = false;
   return map_text(s, [&](uint32_t c) {
-    bool was_inside = std::exchange(inside, is_letter(c));
+    bool was_inside = std::exchange(inside, is_cased(c));
     return was_inside ? to_lower(c) : to_upper(c);
   });
 }
@@ -400,7 +392,7 @@ Value method(const Value& x, const std::string& name) {
     auto found = std::ranges::find(kTextMethods, std::string_view(name), &Named::name);
     if (found == std::end(kTextMethods)) return Value::undefined(name);
     return bound(name, x, [call = found->call, x](Engine& e, const Args& a) {
-      e.budget.charge_bytes(16 * x.as<std::string>()->size());  // methods see characters one by one
+      e.budget.charge_bytes(4 * x.as<std::string>()->size());  // methods see characters one by one
       return call(*x.as<std::string>(), a, e.budget);
     });
   }

@@ -103,7 +103,9 @@ void write_json(const Value& v, const JsonStyle& style, int level, std::string& 
   budget.charge_bytes(out.size() - before);
 }
 
-Value convert(const nlohmann::ordered_json& j) {
+// Recurses only as far as a Value may nest.
+Value convert(const nlohmann::ordered_json& j, int depth = 0) {
+  deeper(depth);
   using Type = nlohmann::json::value_t;
   switch (j.type()) {
     case Type::null: return {};
@@ -116,12 +118,12 @@ Value convert(const nlohmann::ordered_json& j) {
     case Type::string: return j.get<std::string>();
     case Type::array: {
       std::vector<Value> items;
-      for (auto& x : j) items.push_back(convert(x));
+      for (auto& x : j) items.push_back(convert(x, depth + 1));
       return Value::list(std::move(items));
     }
     default: {
       Dict dict;
-      for (auto& [key, x] : j.items()) dict.items.emplace_back(key, convert(x));
+      for (auto& [key, x] : j.items()) dict.items.emplace_back(key, convert(x, depth + 1));
       return dict;
     }
   }

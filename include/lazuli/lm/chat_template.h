@@ -8,8 +8,8 @@
 // `raise_exception` and `strftime_now`. There is nothing else: no files, no imports, no inheritance.
 //
 // Where it differs: map, select and their like give lists (Jinja gives generators, which have no
-// length); case changes of letters know Latin, Greek and Cyrillic only; `safe` marks nothing, as nothing
-// is escaped; there is no str.format.
+// length), and so do a dictionary's items, keys and values; `safe` marks nothing, as nothing is escaped;
+// recursive loops, str.format and formatting with % are refused.
 //
 // A template may come from anywhere. Nesting, steps, memory and output are bounded, so rendering ends
 // within seconds and some hundred megabytes, by an exception if need be.
