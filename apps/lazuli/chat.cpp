@@ -49,6 +49,7 @@ class Chat {
     // What the model has already read of this conversation stays in the cache.
     size_t common = 0;
     while (common < seen_.size() && common + 1 < ids.size() && seen_[common] == ids[common]) ++common;
+    if (cache_.length() - static_cast<int64_t>(common) > cache_.trimmable()) common = 0;
     cache_.trim(cache_.length() - static_cast<int64_t>(common));
     Interrupt interrupt;
     lm::Result r = lm::generate(m_.model, m_.tokenizer, std::span(ids).subspan(common), o_.generate, cache_,

@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 
+#include "lazuli/fast.h"
 #include "lazuli/transforms.h"
 
 namespace lazuli::lm {
@@ -28,6 +29,13 @@ int64_t Linear::rows() const {
 array Embedding::operator()(const array& tokens) const {
   if (ggml_info(type).block_size > 1) return take_blocks(table, type, tokens);
   return astype(take(table, tokens, 0), float32);
+}
+
+array rope(const array& x, const Rope& o, const Position& position) {
+  const auto base = o.frequencies ? std::nullopt : std::optional(o.base);
+  if (auto* at = std::get_if<int64_t>(&position))
+    return fast::rope(x, o.size, o.traditional, base, o.scale, static_cast<int>(*at), o.frequencies);
+  return fast::rope(x, o.size, o.traditional, base, o.scale, std::get<array>(position), o.frequencies);
 }
 
 const GgufTensor& GgufWeights::tensor(const std::string& name, const Shape& shape) const {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lazuli/io/gguf.h"
+#include "lazuli/lm/cache.h"
 #include "lazuli/ops.h"
 
 namespace lazuli::lm {
@@ -31,6 +32,15 @@ struct Embedding {
 
   array operator()(const array& tokens) const;  // (...) -> (..., hidden), float32
 };
+
+// Rotary positions of (batch, heads, positions, head size); see fast::rope.
+struct Rope {
+  int size = 0;  // features that turn
+  bool traditional = false;
+  float base = 10000, scale = 1;
+  std::optional<array> frequencies = std::nullopt;  // instead of the base
+};
+array rope(const array& x, const Rope& options, const Position& position);
 
 // Tensors of a GGUF file as layers, with the shapes checked.
 class GgufWeights {

@@ -9,6 +9,23 @@
 
 namespace lazuli::lm {
 
+Cache Model::make_cache(const CacheOptions& options) const {
+  if (options.max_positions < 0)
+    throw std::invalid_argument(
+        fmt::format("[make_cache] max_positions must be 0 or more, not {}", options.max_positions));
+  std::vector<std::unique_ptr<KVCache>> layers;
+  for (int64_t i = 0; i < info().layers; ++i) {
+    const int64_t window = network_->window(i), most = options.max_positions;
+    if (window > 0 && (most == 0 || window <= most))
+      layers.push_back(make_rotating_cache(window, 0));
+    else if (most > 0)
+      layers.push_back(make_rotating_cache(most, options.keep));
+    else
+      layers.push_back(make_growing_cache());
+  }
+  return Cache(std::move(layers));
+}
+
 array Model::operator()(const array& tokens, Cache& cache) const {
   array h = network_->hidden(tokens, cache);
   const int64_t n = h.shape(1);

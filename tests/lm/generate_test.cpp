@@ -18,7 +18,7 @@ class Counter : public Model::Network {
   array hidden(const array& tokens, Cache& cache) const override {
     // The cache sees every token, so that its length can be checked.
     array x = astype(reshape(tokens, {1, 1, -1, 1}), float32);
-    cache.layers[0].update(x, x);
+    cache[0].attend(x, x, x, {.scale = 1});
     return expand_dims(astype(tokens, float32), -1);
   }
   array logits(const array& h) const override {

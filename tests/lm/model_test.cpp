@@ -127,25 +127,5 @@ TEST(ModelFiles, ErrorsNameWhatIsWrong) {
             std::string::npos);
 }
 
-TEST(KvCache, GrowsInPlace) {
-  KVCache cache;
-  std::vector<float> want;
-  for (int64_t i = 0; i < 600; ++i) {
-    array k = full({1, 2, 1, 4}, static_cast<float>(i)), v = full({1, 2, 1, 4}, -static_cast<float>(i));
-    auto [keys, values] = cache.update(k, v);
-    EXPECT_EQ(keys.shape(), (Shape{1, 2, i + 1, 4}));
-    eval(keys, values);
-  }
-  auto [keys, values] = cache.update(full({1, 2, 3, 4}, 7.0f), full({1, 2, 3, 4}, -7.0f));
-  array column = slice(keys, {0, 1, 0, 2}, {1, 2, 603, 3}),
-        other = slice(values, {0, 0, 0, 0}, {1, 1, 603, 1});
-  auto k = column.to_vector<float>(), v = other.to_vector<float>();
-  for (size_t i = 0; i < 603; ++i) {
-    EXPECT_EQ(k[i], i < 600 ? static_cast<float>(i) : 7.0f);
-    EXPECT_EQ(v[i], -k[i]);
-  }
-  EXPECT_EQ(cache.nbytes(), size_t{2 * 2 * 768 * 4 * 4});
-}
-
 }  // namespace
 }  // namespace lazuli::lm

@@ -4,43 +4,99 @@
 //     array logits = model(tokens, cache);      // the cache now ends behind `tokens`
 //     cache.trim(3);                            // forget the last three
 //
-// Keys and values grow in place, in steps of 256 positions.
+//     model.make_cache({.max_positions = 4096}) // forgets the oldest tokens, not the first four
+//     save_cache("prompt.safetensors", cache);  // to go on from a long prompt another time
+//
+// A copy of a cache is a fork: both share what is there and go on separately.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "lazuli/array.h"
 
 namespace lazuli::lm {
 
-// One layer. Arrays have the shape (batch, heads, positions, head size).
+struct AttentionOptions {
+  float scale;
+  int64_t window = 0;                         // a query sees itself and window - 1 tokens before it; 0: all
+  float softcap = 0;                          // scores s become softcap * tanh(s / softcap); 0: they do not
+  std::optional<array> sinks = std::nullopt;  // see fast::scaled_dot_product_attention
+};
+
+// Where the next token stands, as fast::rope takes it: the same for every row of the batch, or one each.
+using Position = std::variant<int64_t, array>;
+
+// One layer of a cache. Arrays have the shape (batch, heads, positions, head size).
 class KVCache {
  public:
-  // Appends and returns views of all keys and values, those of this call last.
-  std::pair<array, array> update(const array& keys, const array& values);
+  virtual ~KVCache() = default;
+
+  // Appends keys and values of new tokens, and gives what their queries find in all that is remembered.
+  virtual array attend(const array& queries, const array& keys, const array& values,
+                       const AttentionOptions& options) = 0;
+  virtual Position position() const { return length_; }
+  // Tokens seen, those forgotten since included; of the longest row if rows differ.
   int64_t length() const { return length_; }
-  // Forgets the last n positions, or all if there are fewer.
+  // How many of the last tokens can be forgotten, and forgetting n of them. n is at most trimmable().
+  virtual int64_t trimmable() const { return length_; }
+  virtual void trim(int64_t n) = 0;
+  virtual void clear() = 0;
+
+  // What is in memory, for eval.
+  virtual std::vector<array> arrays() const = 0;
+  virtual std::unique_ptr<KVCache> clone() const = 0;
+
+  // For files: the kind's name, its numbers, and the arrays in use in temporal order.
+  struct State {
+    std::string kind;
+    std::vector<int64_t> numbers;
+    std::vector<array> arrays;
+  };
+  virtual State state() const = 0;
+
+ protected:
+  int64_t length_ = 0;
+};
+
+struct CacheOptions {
+  int64_t max_positions = 0;  // forget the oldest tokens beyond this many; 0: never
+  int64_t keep = 4;           // but never these first ones (attention sinks, Xiao et al. 2023)
+};
+
+class Cache {
+ public:
+  explicit Cache(std::vector<std::unique_ptr<KVCache>> layers) : layers_(std::move(layers)) {}
+  Cache(const Cache& other);
+  Cache(Cache&&) noexcept = default;
+  Cache& operator=(Cache other) noexcept;
+  ~Cache() = default;
+
+  KVCache& operator[](size_t layer) { return *layers_[layer]; }
+  const KVCache& operator[](size_t layer) const { return *layers_[layer]; }
+  size_t layers() const { return layers_.size(); }
+
+  int64_t length() const { return layers_.empty() ? 0 : layers_[0]->length(); }
+  // How many of the last tokens can be forgotten: fewer than length() once old ones have been.
+  int64_t trimmable() const;
+  // Forgets the last n, or all if there are fewer. Throws std::invalid_argument, and changes nothing, if n
+  // is more than trimmable() and fewer than all.
   void trim(int64_t n);
-  // The arrays in use, for eval.
   std::vector<array> arrays() const;
   size_t nbytes() const;
 
  private:
-  static constexpr int64_t kStep = 256;
-  std::optional<array> keys_, values_;  // with room for more
-  int64_t length_ = 0;
+  std::vector<std::unique_ptr<KVCache>> layers_;
 };
 
-struct Cache {
-  std::vector<KVCache> layers;
-
-  int64_t length() const { return layers.empty() ? 0 : layers[0].length(); }
-  void trim(int64_t n);
-  std::vector<array> arrays() const;
-  size_t nbytes() const;
-};
+// Keys and values grow in place, in steps of 256 positions.
+std::unique_ptr<KVCache> make_growing_cache();
+// Holds `max_positions` tokens: the first `keep` and the last of the others.
+std::unique_ptr<KVCache> make_rotating_cache(int64_t max_positions, int64_t keep);
 
 }  // namespace lazuli::lm

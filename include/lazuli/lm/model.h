@@ -40,13 +40,16 @@ class Model {
     virtual array hidden(const array& tokens, Cache& cache) const = 0;
     // Logits (..., vocabulary) of hidden states (..., hidden).
     virtual array logits(const array& hidden) const = 0;
+    // How many tokens, itself included, a token sees in a layer; 0: all.
+    virtual int64_t window(int64_t /*layer*/) const { return 0; }
     ModelInfo info;
   };
 
   explicit Model(std::shared_ptr<const Network> network) : network_(std::move(network)) {}
 
   const ModelInfo& info() const { return network_->info; }
-  Cache make_cache() const { return {std::vector<KVCache>(static_cast<size_t>(info().layers))}; }
+  // Layers with a window remember no more than it. Throws std::invalid_argument for options out of range.
+  Cache make_cache(const CacheOptions& options = {}) const;
 
   // Logits (batch, vocabulary), float32, of the token after the last of `tokens` (batch, positions).
   array operator()(const array& tokens, Cache& cache) const;

@@ -19,10 +19,7 @@ namespace {
 struct Config {
   int64_t layers, hidden, heads, kv_heads, head_size, intermediate, vocabulary;
   float norm_eps;
-  int rope_size;
-  float rope_base, rope_scale;
-  bool rope_traditional;
-  std::optional<array> rope_frequencies;
+  Rope rope;
 };
 
 Config config_of(const GgufMetadata& m) {
@@ -40,15 +37,14 @@ Config config_of(const GgufMetadata& m) {
   c.head_size = m.get_or<int64_t>(key("attention.key_length"), c.hidden / c.heads);
   c.intermediate = m.get<int64_t>(key("feed_forward_length"));
   c.norm_eps = m.get<float>(key("attention.layer_norm_rms_epsilon"));
-  c.rope_size = static_cast<int>(m.get_or<int64_t>(key("rope.dimension_count"), c.head_size));
-  c.rope_base = m.get_or<float>(key("rope.freq_base"), 10000.0f);
-  c.rope_scale = 1.0f;
+  c.rope.size = static_cast<int>(m.get_or<int64_t>(key("rope.dimension_count"), c.head_size));
+  c.rope.base = m.get_or<float>(key("rope.freq_base"), 10000.0f);
   const std::string scaling = m.get_or<std::string>(key("rope.scaling.type"), "none");
   if (scaling == "linear")
-    c.rope_scale = 1.0f / m.get<float>(key("rope.scaling.factor"));
+    c.rope.scale = 1.0f / m.get<float>(key("rope.scaling.factor"));
   else if (scaling != "none")
     throw std::runtime_error(fmt::format("[load_model] rope scaling {} is not known", scaling));
-  c.rope_traditional = arch == "llama";
+  c.rope.traditional = arch == "llama";
   return c;
 }
 
@@ -67,10 +63,10 @@ class Llama : public Model::Network {
     embedding_ = w.embedding("token_embd.weight", c_.vocabulary, c_.hidden);
     // Llama 3 stretches low frequencies by factors that are in the file.
     if (w.has("rope_freqs.weight")) {
-      array factors = w.vector("rope_freqs.weight", c_.rope_size / 2);
+      array factors = w.vector("rope_freqs.weight", c_.rope.size / 2);
       array exponents =
-          arange(0.0, static_cast<double>(c_.rope_size), 2.0, float32) / static_cast<float>(c_.rope_size);
-      c_.rope_frequencies = power(array(c_.rope_base), exponents) * factors;
+          arange(0.0, static_cast<double>(c_.rope.size), 2.0, float32) / static_cast<float>(c_.rope.size);
+      c_.rope.frequencies = power(array(c_.rope.base), exponents) * factors;
     }
     const int64_t q = c_.heads * c_.head_size, kv = c_.kv_heads * c_.head_size;
     for (int64_t i = 0; i < c_.layers; ++i) {
@@ -102,7 +98,7 @@ class Llama : public Model::Network {
     array x = embedding_(tokens);
     for (size_t i = 0; i < blocks_.size(); ++i) {
       const Block& b = blocks_[i];
-      x = x + attention(b, fast::rms_norm(x, b.attention_norm, c_.norm_eps), cache.layers[i]);
+      x = x + attention(b, fast::rms_norm(x, b.attention_norm, c_.norm_eps), cache[i]);
       x = x + feed_forward(b, fast::rms_norm(x, b.feed_forward_norm, c_.norm_eps));
     }
     return fast::rms_norm(x, norm_, c_.norm_eps);
@@ -123,18 +119,10 @@ class Llama : public Model::Network {
       q = fast::rms_norm(q, *b.q_norm, c_.norm_eps);
       k = fast::rms_norm(k, *b.k_norm, c_.norm_eps);
     }
-    q = rope(q, cache.length());
-    k = rope(k, cache.length());
-    auto [keys, values] = cache.update(k, v);
-    array y = fast::scaled_dot_product_attention(q, keys, values, 1.0f / std::sqrt(static_cast<float>(d)),
-                                                 n > 1 ? "causal" : "");
+    q = rope(q, c_.rope, cache.position());
+    k = rope(k, c_.rope, cache.position());
+    array y = cache.attend(q, k, v, {.scale = 1.0f / std::sqrt(static_cast<float>(d))});
     return b.out(reshape(transpose(y, {0, 2, 1, 3}), {batch, n, c_.heads * d}));
-  }
-
-  array rope(const array& x, int64_t offset) const {
-    const auto base = c_.rope_frequencies ? std::nullopt : std::optional(c_.rope_base);
-    return fast::rope(x, c_.rope_size, c_.rope_traditional, base, c_.rope_scale, static_cast<int>(offset),
-                      c_.rope_frequencies);
   }
 
   array feed_forward(const Block& b, const array& x) const {
