@@ -73,6 +73,12 @@ const Device& default_device();
 void set_default_device(const Device& d);  // throws std::invalid_argument if unavailable
 bool is_available(const Device& d);
 int device_count(Device::DeviceType type);
+// Threads that operations of the CPU may use, all of the process together. The default is what the process
+// may use: its processors (sched_getaffinity), fewer if its control group allows less time, or what the
+// environment variable LAZULI_NUM_THREADS, or else OMP_NUM_THREADS, says. Throws std::invalid_argument for
+// n < 1.
+int num_threads();
+void set_num_threads(int n);
 // name, architecture (the SIMD instruction set in use), threads, total_memory, ...
 const std::unordered_map<std::string, std::variant<std::string, size_t>>& device_info(
     const Device& d = default_device());

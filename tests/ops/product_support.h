@@ -2,7 +2,6 @@
 // double precision, derivatives against differences.
 #pragma once
 
-#include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -124,15 +123,12 @@ inline void check_vmap(const Fn& f, const std::vector<array>& inputs, const std:
   expect_close(together, stack(parts, 0), tolerance);
 }
 
-// Runs f with this many OpenMP threads (as it is, in a build without).
 template <class F>
 auto with_threads(int n, F&& f) {
-  auto set = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"));
-  auto get = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
-  int before = get ? get() : 1;
-  if (set) set(n);
+  const int before = num_threads();
+  set_num_threads(n);
   auto result = f();
-  if (set) set(before);
+  set_num_threads(before);
   return result;
 }
 

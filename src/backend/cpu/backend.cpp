@@ -16,14 +16,6 @@
 namespace lazuli {
 namespace cpu {
 
-int num_threads() {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-
 namespace {
 
 // Work below this many instruction lanes is not worth a second thread.

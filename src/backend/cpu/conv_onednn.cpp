@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "backend/cpu/one_thread.h"
+#include "backend/cpu/library_threads.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/scratch.h"
 #include "lazuli/deterministic.h"
@@ -253,6 +253,7 @@ void run_onednn(const OnednnConv& c, float* src, float* weights, float* dst) {
   try {
     if (deterministic()) return run_in_parts(c, src, weights, dst);
     float* data[3] = {src, weights, dst};
+    LibraryThreads guard(num_threads());
     plan_for(c, num_threads())->run(data);
   } catch (const dnnl::error& e) {
     throw std::runtime_error(std::string("oneDNN failed: ") + e.what());

@@ -11,13 +11,15 @@
 #include <stdexcept>
 #include <string>
 
-#include "backend/cpu/one_thread.h"
+#include "backend/cpu/library_threads.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/scratch.h"
 #include "lazuli/deterministic.h"
 
 // OpenBLAS's choice of kernels. Weak: a build for one architecture lacks them.
 extern "C" {
+int openblas_get_parallel(void) __attribute__((weak));
+void openblas_set_num_threads(int) __attribute__((weak));
 char* openblas_get_corename(void);
 extern void* gotoblas __attribute__((weak));
 void gotoblas_dynamic_init(void) __attribute__((weak));
@@ -123,27 +125,11 @@ Gemm<T> part(Gemm<T> g, int64_t i, int64_t rows, int64_t j, int64_t columns) {
 // other in spinning barriers, up to 30 times slower when other programs use the cores.
 template <class F>
 void for_each_task(int64_t tasks, double work, F&& run) {
-#ifdef _OPENMP
-  int threads = omp_in_parallel() ? 1 : num_threads();
-  if (threads > 1 && work > 2e5) {
-    std::exception_ptr error;
-    // An active region is what keeps the libraries to one thread, even for a single task.
-    int wanted = std::clamp<double>(work / 1e5, 2, threads);
-#pragma omp parallel for schedule(dynamic) num_threads(wanted)
-    for (int64_t t = 0; t < tasks; ++t) {
-      try {
-        run(t);
-      } catch (...) {
-#pragma omp critical(lazuli_gemm)
-        error = std::current_exception();
-      }
-    }
-    if (error) std::rethrow_exception(error);
-    return;
-  }
-#endif
-  OneThread guard;
-  for (int64_t t = 0; t < tasks; ++t) run(t);
+  const int64_t grain = std::max<int64_t>(1, static_cast<int64_t>(1e5 / work * static_cast<double>(tasks)));
+  parallel_for(tasks, grain, [&](int64_t begin, int64_t end) {
+    OneThread guard;
+    for (int64_t t = begin; t < end; ++t) run(t);
+  });
 }
 
 struct Blocks {
@@ -220,7 +206,12 @@ void gemm_in_sums(const Gemm<T>& g, std::span<const GemmOffsets> batch) {
 
 void prepare_openblas() {
   static std::once_flag once;
-  std::call_once(once, use_better_core);
+  std::call_once(once, [] {
+    use_better_core();
+    // A build of OpenBLAS with threads of its own kind (1) does not know of LibraryThreads.
+    if (openblas_get_parallel && openblas_get_parallel() == 1 && openblas_set_num_threads)
+      openblas_set_num_threads(1);
+  });
 }
 
 template <class T>
