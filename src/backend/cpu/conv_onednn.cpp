@@ -251,10 +251,14 @@ bool onednn_takes(const OnednnConv& c) {
 
 void run_onednn(const OnednnConv& c, float* src, float* weights, float* dst) {
   try {
-    if (deterministic()) return run_in_parts(c, src, weights, dst);
+    // The library's own threads only where images would keep ours unevenly busy: afterwards they spin for
+    // milliseconds on cores that the next kernel needs.
+    const int threads = num_threads();
+    if (deterministic() || c.batch % threads == 0 || c.batch >= 4 * threads)
+      return run_in_parts(c, src, weights, dst);
     float* data[3] = {src, weights, dst};
-    LibraryThreads guard(num_threads());
-    plan_for(c, num_threads())->run(data);
+    LibraryThreads guard(threads);
+    plan_for(c, threads)->run(data);
   } catch (const dnnl::error& e) {
     throw std::runtime_error(std::string("oneDNN failed: ") + e.what());
   }
