@@ -105,7 +105,9 @@ class Rotating final : public KVCache {
     return lm::attend(q, {keys_.first(stored_), values_.first(stored_), std::min(keep_, stored_)}, options);
   }
   int64_t trimmable() const override { return length_ == stored_ ? length_ : 0; }
+  int64_t room() const override { return length_ == stored_ ? std::max<int64_t>(0, most_ - 1 - stored_) : 0; }
   void trim(int64_t n) override {
+    if (n == 0) return;
     length_ -= n;
     stored_ -= n;
     next_ = stored_;
@@ -178,8 +180,15 @@ int64_t Cache::trimmable() const {
   return n;
 }
 
+int64_t Cache::room() const {
+  int64_t n = INT64_MAX;
+  for (const auto& layer : layers_) n = std::min(n, layer->room());
+  return n;
+}
+
 void Cache::trim(int64_t n) {
   n = std::clamp<int64_t>(n, 0, length());
+  if (n == 0) return;
   if (n == length()) {
     for (auto& layer : layers_) layer->clear();
     return;

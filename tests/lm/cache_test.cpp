@@ -127,7 +127,11 @@ TEST(Cache, TrimmedTokensAreForgotten) {
   eval(feed(straight, a));
   auto got = feed(cache, c), want = feed(straight, c);
   for (size_t i = 0; i < 2; ++i) EXPECT_TRUE(lazuli::testing::same_bits(got[i], want[i]));
-  for (uint64_t i = 0; i < 8; ++i) eval(feed(cache, Tokens(1, 30 + i)));
+  for (uint64_t i = 0; i < 8; ++i) {
+    eval(feed(cache, Tokens(1, 30 + i)));
+    cache.trim(0);
+    EXPECT_EQ(cache[1].arrays()[0].shape(2), 8);
+  }
   EXPECT_EQ(cache.trimmable(), 0);
   EXPECT_EQ(message_of<std::invalid_argument>([&] { cache.trim(1); }),
             "[Cache::trim] cannot forget 1 tokens of 14: older ones have been forgotten already");

@@ -17,7 +17,7 @@ class Counter : public Model::Network {
   }
   array hidden(const array& tokens, Cache& cache) const override {
     // The cache sees every token, so that its length can be checked.
-    array x = astype(reshape(tokens, {1, 1, -1, 1}), float32);
+    array x = astype(reshape(tokens, {tokens.shape(0), 1, -1, 1}), float32);
     cache[0].attend(x, x, x, {.scale = 1});
     return expand_dims(astype(tokens, float32), -1);
   }
@@ -27,7 +27,8 @@ class Counter : public Model::Network {
   }
 };
 
-Tokenizer letters() {
+// Of at least 29 tokens.
+Tokenizer letters(size_t tokens = 29) {
   TokenizerData d;
   d.model = TokenizerData::Model::sentencepiece_bpe;
   d.tokens = {"<unk>", "<s>", "</s>"};
@@ -35,6 +36,11 @@ Tokenizer letters() {
   d.scores = {0, 0, 0};
   for (char c = 'a'; c <= 'z'; ++c) {
     d.tokens.push_back(std::string(1, c));
+    d.types.push_back(TokenType::normal);
+    d.scores.push_back(-1);
+  }
+  while (d.tokens.size() < tokens) {
+    d.tokens.push_back("<" + std::to_string(d.tokens.size()) + ">");
     d.types.push_back(TokenType::normal);
     d.scores.push_back(-1);
   }
@@ -111,6 +117,97 @@ TEST(Generate, PromptsInSteps) {
   EXPECT_EQ(progress, (std::vector<std::pair<int64_t, int64_t>>{{3, 7}, {6, 7}, {7, 7}}));
 }
 
+TEST(Generate, StreamsAreRanges) {
+  std::string text;
+  Model model = counter();
+  const Tokenizer tokenizer = letters();
+  for (const Step& step : stream(model, tokenizer, std::vector<int32_t>{kA}, {.max_tokens = 5}))
+    text += step.text;
+  EXPECT_EQ(text, "bcdef");
+  TokenStream tokens = stream(model, tokenizer, std::vector<int32_t>{kA}, {.max_tokens = 3});
+  EXPECT_EQ(tokens.next()->text, "b");
+  EXPECT_EQ(tokens.next()->text, "c");
+  EXPECT_EQ(tokens.next()->text, "d");
+  EXPECT_FALSE(tokens.next());
+  EXPECT_FALSE(tokens.next());
+  EXPECT_EQ(tokens.result().text, "bcd");
+}
+
+TEST(Generate, TopLogProbabilities) {
+  TokenStream tokens = stream(counter(), letters(), std::vector<int32_t>{kA + 9},
+                              {.max_tokens = 1, .top_log_probabilities = 3});
+  const Step step = *tokens.next();
+  ASSERT_EQ(step.top.size(), 3u);
+  EXPECT_EQ(step.top[0].first, kA + 10);
+  EXPECT_EQ(step.top[0].second, step.log_probability);
+  EXPECT_EQ(std::abs(step.top[1].first - (kA + 10)), 1);
+  EXPECT_NEAR(step.top[1].second, step.log_probability - 1, 1e-4);
+}
+
+// A model of its own mind, whose text depends on all that went before, so that a wrong cache shows.
+Model tiny() { return load_model(LAZULI_TEST_DATA "/models/llama.gguf"); }
+
+std::vector<int32_t> continued(const GenerateOptions& options, int64_t* accepted = nullptr,
+                               int64_t* length = nullptr) {
+  Model model = tiny();
+  Cache cache = model.make_cache();
+  Result r = generate(model, letters(40), std::vector<int32_t>{5, 9, 11, 5, 9}, options, cache);
+  if (accepted) *accepted = r.accepted;
+  if (length) *length = cache.length();
+  EXPECT_LE(r.accepted, r.proposed);
+  return r.tokens;
+}
+
+TEST(Generate, SpeculationGivesTheSameTokens) {
+  for (float temperature : {0.0f, 1.0f})
+    for (int64_t most : {1, 2, 40}) {
+      GenerateOptions o{
+          .max_tokens = most, .sampler = {.temperature = temperature, .seed = 3}, .ignore_end = true};
+      int64_t length = 0;
+      const auto plain = continued(o, nullptr, &length);
+      EXPECT_EQ(length, 5 + most - 1);
+      for (int draft_tokens : {1, 3, 7}) {
+        int64_t accepted = 0;
+        GenerateOptions with = o;
+        with.draft_tokens = draft_tokens;
+        with.draft = tiny();
+        EXPECT_EQ(continued(with, &accepted, &length), plain);
+        EXPECT_EQ(length, 5 + most - 1);
+        // Its own twin guesses right, but where chance decides.
+        if (temperature == 0)
+          EXPECT_EQ(accepted, most <= 2 ? 0 : 39 - (39 + draft_tokens) / (draft_tokens + 1));
+        with.draft.reset();
+        with.prompt_lookup = true;
+        EXPECT_EQ(continued(with, &accepted, &length), plain);
+        EXPECT_EQ(length, 5 + most - 1);
+      }
+    }
+}
+
+TEST(Generate, PromptLookupFindsRepetitions) {
+  // The counter runs through the vocabulary again and again.
+  Result r = generate(counter(), letters(), std::vector<int32_t>{kA},
+                      {.max_tokens = 100, .ignore_end = true, .prompt_lookup = true, .draft_tokens = 8});
+  Result plain =
+      generate(counter(), letters(), std::vector<int32_t>{kA}, {.max_tokens = 100, .ignore_end = true});
+  EXPECT_EQ(r.tokens, plain.tokens);
+  EXPECT_GT(r.accepted, 50);
+  EXPECT_EQ(r.accepted, r.proposed);
+}
+
+TEST(Generate, RotatingCachesSpeculateWhileTheyCanForget) {
+  for (bool lookup : {false, true}) {
+    Model model = tiny();
+    Cache cache = model.make_cache({.max_positions = 16, .keep = 2});
+    Result r = generate(model, letters(40), std::vector<int32_t>{5, 9, 11, 5, 9},
+                        {.max_tokens = 40, .ignore_end = true, .prompt_lookup = lookup}, cache);
+    static std::vector<int32_t> first;
+    if (!lookup) first = r.tokens;
+    EXPECT_EQ(r.tokens, first);
+    EXPECT_EQ(cache.length(), 5 + 40 - 1);
+  }
+}
+
 TEST(Generate, Errors) {
   EXPECT_EQ(message_of<std::invalid_argument>([] { generate(counter(), letters(), {}); }),
             "[generate] expected at least one token of prompt");
@@ -119,6 +216,15 @@ TEST(Generate, Errors) {
       "[generate] token 29 is not in the model's vocabulary of 29");
   EXPECT_THROW(generate(counter(), letters(), std::vector<int32_t>{3}, {.prefill_step = 0}),
                std::invalid_argument);
+  EXPECT_THROW(generate(counter(), letters(), std::vector<int32_t>{3}, {.draft_tokens = 0}),
+               std::invalid_argument);
+  EXPECT_EQ(message_of<std::invalid_argument>(
+                [] { generate(counter(), letters(), std::vector<int32_t>{3}, {.draft = tiny()}); }),
+            "[generate] the draft model has a vocabulary of 40 tokens, the model one of 29");
+  EXPECT_EQ(message_of<std::invalid_argument>([] {
+              generate(tiny(), letters(), std::vector<int32_t>{3}, {.draft = tiny(), .prompt_lookup = true});
+            }),
+            "[generate] expected a draft model or prompt_lookup, not both");
 }
 
 }  // namespace

@@ -45,6 +45,8 @@ class KVCache {
   int64_t length() const { return length_; }
   // How many of the last tokens can be forgotten, and forgetting n of them. n is at most trimmable().
   virtual int64_t trimmable() const { return length_; }
+  // How many more tokens can be seen and all be forgotten again.
+  virtual int64_t room() const { return INT64_MAX; }
   virtual void trim(int64_t n) = 0;
   virtual void clear() = 0;
 
@@ -84,6 +86,8 @@ class Cache {
   int64_t length() const { return layers_.empty() ? 0 : layers_[0]->length(); }
   // How many of the last tokens can be forgotten: fewer than length() once old ones have been.
   int64_t trimmable() const;
+  // How many more tokens can be seen and all be forgotten again.
+  int64_t room() const;
   // Forgets the last n, or all if there are fewer. Throws std::invalid_argument, and changes nothing, if n
   // is more than trimmable() and fewer than all.
   void trim(int64_t n);
