@@ -66,11 +66,13 @@ class Growing final : public KVCache {
     if (length_ == 0) return {"growing", {0}, {}};
     return {"growing", {length_}, {keys_.first(length_), values_.first(length_)}};
   }
-  void restore(int64_t length, const array& keys, const array& values) {
-    keys_.set(keys);
-    values_.set(values);
-    length_ = length;
+  explicit Growing(const State& s) : Growing() {
+    length_ = s.numbers.at(0);
+    if (length_ == 0) return;
+    keys_.set(s.arrays[0]);
+    values_.set(s.arrays[1]);
   }
+  Growing() = default;
 
  private:
   Column keys_, values_;
@@ -123,12 +125,13 @@ class Rotating final : public KVCache {
       s.arrays = {ordered.keys_.first(ordered.stored_), ordered.values_.first(ordered.stored_)};
     return s;
   }
-  void restore(int64_t length, const array& keys, const array& values) {
-    keys_.set(keys);
-    values_.set(values);
-    stored_ = keys.shape(2);
+  explicit Rotating(const State& s) : Rotating(s.numbers[1], s.numbers[2]) {
+    length_ = s.numbers[0];
+    stored_ = s.numbers[3];
+    if (stored_ == 0) return;
+    keys_.set(s.arrays[0]);
+    values_.set(s.arrays[1]);
     next_ = stored_ == most_ ? keep_ : stored_;
-    length_ = length;
   }
 
  private:
@@ -164,6 +167,28 @@ std::unique_ptr<KVCache> make_rotating_cache(int64_t max_positions, int64_t keep
     throw std::invalid_argument(fmt::format(
         "[make_rotating_cache] cannot keep the first {} of at most {} positions", keep, max_positions));
   return std::make_unique<Rotating>(max_positions, keep);
+}
+
+std::unique_ptr<KVCache> restore_cache(const KVCache::State& s) {
+  auto require = [&](bool ok, const char* what) {
+    if (!ok) throw std::runtime_error(fmt::format("[restore_cache] a {} cache with {}", s.kind, what));
+  };
+  const bool growing = s.kind == "growing";
+  require(growing || s.kind == "rotating", "an unknown name: growing and rotating are known");
+  require(s.numbers.size() == (growing ? 1u : 4u), "a wrong count of numbers");
+  const int64_t length = s.numbers[0], stored = growing ? length : s.numbers[3];
+  require(stored >= 0 && stored <= length, "more tokens than it has seen");
+  if (!growing) {
+    const int64_t most = s.numbers[1], keep = s.numbers[2];
+    require(most >= 2 && keep >= 0 && keep < most - 1 && stored <= most, "an impossible size");
+  }
+  require(s.arrays.size() == (stored > 0 ? 2u : 0u), "a wrong count of arrays");
+  for (const array& a : s.arrays)
+    require(a.ndim() == 4 && a.shape(2) == stored && a.shape(0) == s.arrays[0].shape(0) &&
+                a.shape(1) == s.arrays[0].shape(1) && issubdtype(a.dtype(), floating),
+            "arrays of a wrong shape or type");
+  if (growing) return std::make_unique<Growing>(s);
+  return std::make_unique<Rotating>(s);
 }
 
 Cache::Cache(const Cache& other) {

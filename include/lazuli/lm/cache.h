@@ -5,7 +5,8 @@
 //     cache.trim(3);                            // forget the last three
 //
 //     model.make_cache({.max_positions = 4096}) // forgets the oldest tokens, not the first four
-//     save_cache("prompt.safetensors", cache);  // to go on from a long prompt another time
+//     save_prompt_cache("prompt.safetensors", model, prompt, cache);   // to go on another time:
+//     prompt_cache.h
 //
 // A copy of a cache is a fork: both share what is there and go on separately.
 #pragma once
@@ -102,5 +103,7 @@ class Cache {
 std::unique_ptr<KVCache> make_growing_cache();
 // Holds `max_positions` tokens: the first `keep` and the last of the others.
 std::unique_ptr<KVCache> make_rotating_cache(int64_t max_positions, int64_t keep);
+// What state() described. Throws std::runtime_error for a state that no cache can have.
+std::unique_ptr<KVCache> restore_cache(const KVCache::State& state);
 
 }  // namespace lazuli::lm
