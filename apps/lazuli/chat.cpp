@@ -8,7 +8,7 @@
 
 #include "commands.h"
 #include "lazuli/lm/chat_template.h"
-#include "loaded.h"
+#include "session.h"
 
 namespace lazuli::app {
 
@@ -18,7 +18,7 @@ struct Options {
   std::string model, system;
   std::vector<std::string> prompts;
   bool quiet = false;
-  lm::GenerateOptions generate{.max_tokens = 1024, .sampler = {.temperature = 0.7f, .top_p = 0.95f}};
+  SessionOptions session{.generate = {.max_tokens = 1024, .sampler = {.temperature = 0.7f, .top_p = 0.95f}}};
 };
 
 constexpr const char* kHelp =
@@ -30,7 +30,7 @@ constexpr const char* kHelp =
 class Chat {
  public:
   explicit Chat(const Options& o)
-      : o_(o), m_(load(o.model, o.quiet)), template_(make_template(m_)), cache_(m_.model.make_cache()) {
+      : o_(o), m_(load(o.model, o.quiet)), template_(make_template(m_)), session_(m_, o.session, o.quiet) {
     reset();
   }
 
@@ -46,26 +46,11 @@ class Chat {
   void answer(const std::string& text) {
     messages_.push_back({"user", text});
     const std::vector<int32_t> ids = m_.tokenizer.encode(template_.render(messages_), {.add_special = false});
-    // What the model has already read of this conversation stays in the cache.
-    size_t common = 0;
-    while (common < seen_.size() && common + 1 < ids.size() && seen_[common] == ids[common]) ++common;
-    if (cache_.length() - static_cast<int64_t>(common) > cache_.trimmable()) common = 0;
-    cache_.trim(cache_.length() - static_cast<int64_t>(common));
-    Interrupt interrupt;
-    lm::Result r = lm::generate(m_.model, m_.tokenizer, std::span(ids).subspan(common), o_.generate, cache_,
-                                [](const lm::Step& step) {
-                                  std::fputs(step.text.c_str(), stdout);
-                                  std::fflush(stdout);
-                                  return !Interrupt::requested();
-                                });
-    std::fputs("\n", stdout);
-    seen_ = ids;
-    seen_.insert(seen_.end(), r.tokens.begin(), r.tokens.end());
-    seen_.resize(static_cast<size_t>(cache_.length()));
+    lm::Result r = session_.go_on(ids);
     messages_.push_back({"assistant", r.text});
     if (!o_.quiet) fmt::print(stderr, "[{}]\n", speed(r));
     const int64_t context = m_.model.info().context;
-    if (context > 0 && cache_.length() > context)
+    if (context > 0 && session_.length() > context)
       fmt::print(
           stderr,
           "[the conversation is longer than the model's context of {} tokens; /reset starts a new one]\n",
@@ -85,8 +70,7 @@ class Chat {
   Options o_;
   Loaded m_;
   lm::ChatTemplate template_;
-  lm::Cache cache_;
-  std::vector<int32_t> seen_;  // the tokens in the cache
+  Session session_;
   std::vector<lm::ChatMessage> messages_;
 };
 
@@ -105,7 +89,7 @@ bool read_message(bool terminal, std::string& text) {
 }
 
 void run(const Options& o) {
-  lm::Sampler checked(o.generate.sampler);  // complains before anything is loaded
+  Session::check(o.session);  // complains before anything is loaded
   Chat chat(o);
   if (!o.prompts.empty()) {
     for (const std::string& p : o.prompts) {
@@ -150,7 +134,7 @@ void add_chat(CLI::App& app) {
   c->add_option("-p,--prompt", o->prompts,
                 "Message to answer instead of asking for one (may be given several times)");
   c->add_flag("-q,--quiet", o->quiet, "Print the answers only");
-  add_sampling(*c, o->generate);
+  add_session(*c, o->session);
   c->callback([o] { run(*o); });
 }
 

@@ -6,7 +6,7 @@
 #include <memory>
 
 #include "commands.h"
-#include "loaded.h"
+#include "session.h"
 
 namespace lazuli::app {
 
@@ -15,23 +15,17 @@ namespace {
 struct Options {
   std::string model, prompt = "Once upon a time";
   bool quiet = false;
-  lm::GenerateOptions generate;
+  SessionOptions session;
 };
 
 void run(const Options& o) {
-  lm::Sampler checked(o.generate.sampler);  // complains before anything is loaded or printed
+  Session::check(o.session);  // complains before anything is loaded or printed
   std::string prompt = o.prompt;
   if (prompt == "-") prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
   Loaded m = load(o.model, o.quiet);
-  Interrupt interrupt;
-  const std::vector<int32_t> ids = m.tokenizer.encode(prompt);
+  Session session(m, o.session, o.quiet);
   if (!o.quiet) std::fputs(prompt.c_str(), stdout), std::fflush(stdout);
-  lm::Result r = lm::generate(m.model, m.tokenizer, ids, o.generate, [](const lm::Step& step) {
-    std::fputs(step.text.c_str(), stdout);
-    std::fflush(stdout);
-    return !Interrupt::requested();
-  });
-  std::fputs("\n", stdout);
+  lm::Result r = session.go_on(m.tokenizer.encode(prompt));
   if (!o.quiet) std::fprintf(stderr, "%s\n", speed(r).c_str());
 }
 
@@ -43,12 +37,14 @@ void add_generate(CLI::App& app) {
   c->footer(
       "Examples:\n"
       "  lazuli generate -m model.gguf -p \"The capital of France is\" -n 20\n"
-      "  lazuli generate -m model.gguf --temp 0.8 --top-p 0.95 --seed 1 -p - < beginning.txt\n");
+      "  lazuli generate -m model.gguf --temp 0.8 --top-p 0.95 --seed 1 -p - < beginning.txt\n"
+      "  lazuli generate -m model.gguf -p \"$(cat manual.txt) In short:\" --prompt-cache manual.cache\n"
+      "  lazuli generate -m large.gguf --draft small.gguf -p \"def fibonacci(n):\"\n");
   c->add_option("-m,--model", o->model, "GGUF file")->required()->check(CLI::ExistingFile);
   c->add_option("-p,--prompt", o->prompt, "Text to continue; - reads it from the input")
       ->capture_default_str();
   c->add_flag("-q,--quiet", o->quiet, "Print the new text only");
-  add_sampling(*c, o->generate);
+  add_session(*c, o->session);
   c->callback([o] { run(*o); });
 }
 

@@ -77,6 +77,7 @@ std::string speed(const lm::Result& r) {
       fmt::format("{} tokens of prompt at {:.0f}/s", r.prompt_tokens, r.prompt_tokens_per_second());
   if (r.tokens.size() > 1)
     text += fmt::format(", {} tokens at {:.1f}/s", r.tokens.size(), r.tokens_per_second());
+  if (r.proposed > 0) text += fmt::format(", {} of {} proposals accepted", r.accepted, r.proposed);
   return text;
 }
 

@@ -27,6 +27,10 @@ std::string identity(const Model& model) {
 
 std::string key(size_t layer, size_t index) { return fmt::format("layers.{}.{}", layer, index); }
 
+std::string with_extension(const std::string& file) {
+  return file.ends_with(".safetensors") ? file : file + ".safetensors";
+}
+
 PromptCache read(const std::string& file, const Model& model) {
   auto [arrays, metadata] = load_safetensors(file);
   auto text = [&](const char* name) {
@@ -86,7 +90,7 @@ void save_prompt_cache(const std::string& file, const Model& model, std::span<co
 
 PromptCache load_prompt_cache(const std::string& file, const Model& model) {
   try {
-    return read(file, model);
+    return read(with_extension(file), model);
   } catch (const std::exception& e) {
     throw std::runtime_error(fmt::format("[load_prompt_cache] {}: {}", file, e.what()));
   }

@@ -47,6 +47,22 @@ TEST(Program, SeedsAndStopStrings) {
             all.substr(0, all.find(stop)) + "\n");
 }
 
+TEST(Program, PromptCachesAndSpeculationDoNotChangeTheText) {
+  Folder folder;
+  const std::string base = "generate -m " + kModel + " -n 20 -p abcabcabd", cache = folder / "saved.cache";
+  const Result plain = lazuli_program(base);
+  for (const std::string& more : {" --prompt-cache '" + cache + "'", " --draft " + kModel,
+                                  std::string(" --prompt-lookup --draft-tokens 2")}) {
+    const Result r = lazuli_program(base + more);
+    EXPECT_EQ(r.code, 0) << r.err;
+    EXPECT_EQ(r.out, plain.out) << more;
+  }
+  const Result again = lazuli_program(base + " --prompt-cache '" + cache + "'");
+  EXPECT_EQ(again.out, plain.out);
+  EXPECT_THAT(again.err, HasSubstr("1 tokens of prompt"));
+  EXPECT_EQ(lazuli_program(base + " --max-context 12").code, 0);
+}
+
 TEST(Program, InfoShowsTheFile) {
   Result r = lazuli_program("info " + kModel + " --tensors");
   EXPECT_EQ(r.code, 0);

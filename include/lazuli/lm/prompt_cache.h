@@ -24,7 +24,8 @@ struct PromptCache {
   Cache cache;
 };
 
-// As safetensors, written to a temporary file and renamed. `tokens` are those that the cache has seen. Throws
+// As safetensors, written to a temporary file and renamed; the extension is appended if the name lacks it,
+// here and when it is loaded. `tokens` are those that the cache has seen. Throws
 // std::invalid_argument if their number is not the cache's length or its batch is not one, std::runtime_error
 // if the file cannot be written.
 void save_prompt_cache(const std::string& file, const Model& model, std::span<const int32_t> tokens,
