@@ -9,9 +9,9 @@ void add_session(CLI::App& command, SessionOptions& o) {
   add_sampling(command, o.generate);
   command.add_option("--max-context", o.cache.max_positions,
                      "Remember at most this many tokens: the first four and the last others (default: all)");
-  command.add_option(
-      "--prompt-cache", o.prompt_cache,
-      "File that keeps what has been read: a prompt with the same beginning is not read again");
+  command.add_option("--prompt-cache", o.prompt_cache,
+                     "File (.safetensors) that keeps what has been read: a prompt with the same beginning is "
+                     "not read again");
   command
       .add_option("--draft", o.draft,
                   "Smaller model of the same vocabulary that proposes tokens (speculative decoding)")
@@ -33,8 +33,9 @@ void Session::check(const SessionOptions& o) {
 Session::Session(const Loaded& m, const SessionOptions& o, bool quiet)
     : m_(m), o_(o), seen_{{}, m.model.make_cache(o.cache)} {
   if (!o.draft.empty()) o_.generate.draft = load(o.draft, quiet).model;
-  if (!o.prompt_cache.empty() && std::filesystem::exists(o.prompt_cache))
-    seen_ = lm::load_prompt_cache(o.prompt_cache, m.model);
+  if (o.prompt_cache.empty()) return;
+  if (!o.prompt_cache.ends_with(".safetensors")) o_.prompt_cache += ".safetensors";
+  if (std::filesystem::exists(o_.prompt_cache)) seen_ = lm::load_prompt_cache(o_.prompt_cache, m.model);
 }
 
 lm::Result Session::go_on(const std::vector<int32_t>& ids) {
