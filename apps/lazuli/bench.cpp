@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "commands.h"
+#include "lazuli/lm/batch.h"
 #include "loaded.h"
 
 namespace lazuli::app {
@@ -12,7 +13,7 @@ namespace {
 
 struct Options {
   std::string model;
-  int64_t prompt = 512, tokens = 128;
+  int64_t prompt = 512, tokens = 128, batch = 0;
   int rounds = 5;
   bool json = false;
 };
@@ -20,6 +21,19 @@ struct Options {
 double median(std::vector<double> v) {
   std::sort(v.begin(), v.end());
   return v[v.size() / 2];
+}
+
+// Tokens a second of several texts that begin with one token each.
+double together(const Loaded& m, const Options& o) {
+  lm::BatchGenerator batch(m.model, m.tokenizer, {.max_rows = o.batch});
+  for (int64_t i = 0; i < o.batch; ++i)
+    batch.add(std::vector<int32_t>{static_cast<int32_t>(i + 1)},
+              {.max_tokens = o.tokens + o.batch, .ignore_end = true});
+  while (batch.waiting() > 0) batch.step();
+  const auto start = std::chrono::steady_clock::now();
+  for (int64_t i = 0; i + 1 < o.tokens; ++i) batch.step();
+  const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+  return static_cast<double>((o.tokens - 1) * batch.active()) / time.count();
 }
 
 void run(const Options& o) {
@@ -35,11 +49,13 @@ void run(const Options& o) {
     lm::Result b = lm::generate(m.model, m.tokenizer, std::span(prompt).first(1), options);
     decode.push_back(b.tokens_per_second());
   }
-  if (o.json)
+  if (o.json) {
     fmt::print("{{\"prefill\": {:.2f}, \"decode\": {:.2f}}}\n", median(prefill), median(decode));
-  else
+  } else {
     fmt::print("prompt of {}: {:.1f} tokens/s\ngeneration of {}: {:.1f} tokens/s\n(medians of {})\n",
                o.prompt, median(prefill), o.tokens, median(decode), o.rounds);
+    if (o.batch > 0) fmt::print("{} texts at once: {:.1f} tokens/s of all\n", o.batch, together(m, o));
+  }
 }
 
 }  // namespace
@@ -55,6 +71,7 @@ void add_bench(CLI::App& app) {
   c->add_option("--tokens", o->tokens, "Tokens to generate")
       ->capture_default_str()
       ->check(CLI::Range(2, 1 << 20));
+  c->add_option("--batch", o->batch, "Also generate this many texts at once")->check(CLI::Range(0, 4096));
   c->add_option("--rounds", o->rounds, "Repetitions")->capture_default_str()->check(CLI::Range(1, 1000));
   c->add_flag("--json", o->json, "One line of JSON");
   c->callback([o] { run(*o); });

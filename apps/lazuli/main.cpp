@@ -11,7 +11,8 @@ int main(int argc, char** argv) {
       "Examples:\n"
       "  lazuli info model.gguf\n"
       "  lazuli generate -m model.gguf -p \"The capital of France is\" -n 20\n"
-      "  lazuli chat -m model.gguf\n",
+      "  lazuli chat -m model.gguf\n"
+      "  lazuli quantize -m model-f16.gguf -o model-q4.gguf\n",
       "lazuli");
   app.set_version_flag("--version", std::string("lazuli ") + lazuli::version());
   app.require_subcommand(1);
@@ -20,6 +21,7 @@ int main(int argc, char** argv) {
   lazuli::app::add_info(app);
   lazuli::app::add_perplexity(app);
   lazuli::app::add_bench(app);
+  lazuli::app::add_quantize(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -71,6 +71,35 @@ TEST(Program, InfoShowsTheFile) {
   EXPECT_THAT(r.out, HasSubstr("(32, 64)"));
 }
 
+TEST(Program, QuantizesAFile) {
+  Folder folder;
+  const std::string out = folder / "small.gguf", command = "quantize -m " + kModel + " -o '" + out + "' ";
+  Result r = lazuli_program(command + "-t Q4_0 --set 'blk.0.*=Q8_0' --set 'blk.0.attn_?.weight=F16'");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(r.out, HasSubstr("bits a weight"));
+  const std::string info = lazuli_program("info '" + out + "' --tensors").out;
+  auto type_of = [&](const std::string& name) {
+    const size_t line = info.find(name);
+    EXPECT_NE(line, std::string::npos) << name;
+    return info.substr(line, info.find('\n', line) - line);
+  };
+  EXPECT_THAT(type_of("blk.0.ffn_up.weight"), HasSubstr("Q8_0"));
+  EXPECT_THAT(type_of("blk.0.attn_q.weight"), HasSubstr("F16"));
+  EXPECT_THAT(type_of("blk.1.ffn_up.weight"), HasSubstr("Q4_0"));
+  EXPECT_THAT(type_of("blk.1.ffn_norm.weight"), HasSubstr("F32"));
+  EXPECT_EQ(lazuli_program("generate -q -m '" + out + "' -p abc -n 5").code, 0);
+  // Q4_K has blocks of 256, which rows of 32 and 64 do not fill.
+  EXPECT_EQ(lazuli_program(command + "--force").code, 0);
+  EXPECT_THAT(lazuli_program("info '" + out + "' --tensors").out, HasSubstr("Q5_0"));
+  const std::string before = read_file(out);
+  EXPECT_THAT(lazuli_program(command).err, HasSubstr("exists; --force replaces it"));
+  EXPECT_THAT(lazuli_program("quantize -m '" + out + "' -o '" + out + "' --force").err,
+              HasSubstr("would replace"));
+  EXPECT_THAT(lazuli_program(command + "--force -t Q2_K").err, HasSubstr("cannot be rounded to Q2_K"));
+  EXPECT_THAT(lazuli_program(command + "--force --set x").err, HasSubstr("expected PATTERN=TYPE"));
+  EXPECT_EQ(read_file(out), before);
+}
+
 TEST(Program, MeasuresPerplexityAndSpeed) {
   Folder folder;
   std::string text;
@@ -107,7 +136,7 @@ TEST(Program, MistakesAreOneClearLine) {
 }
 
 TEST(Program, HelpHasExamples) {
-  for (const char* command : {"", "generate", "info", "perplexity", "bench"}) {
+  for (const char* command : {"", "generate", "info", "perplexity", "bench", "quantize", "chat"}) {
     Result r = lazuli_program(std::string(command) + " --help");
     EXPECT_EQ(r.code, 0);
     EXPECT_THAT(r.out, HasSubstr("Example")) << command;
