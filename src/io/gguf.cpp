@@ -112,6 +112,8 @@ array GgufTensor::values() const {
   return array(data, rows, dtype, [keep = std::move(keep)](void*) mutable { keep.reset(); });
 }
 
+void release_pages(const GgufTensor& t) { io::release_pages(t.bytes.data(), t.bytes.size()); }
+
 array dequantize(const GgufTensor& t, Dtype dtype) {
   if (!issubdtype(dtype, floating))
     throw std::invalid_argument(

@@ -9,6 +9,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
+#include <map>
+#include <mutex>
 #include <new>
 
 #include "io/error.h"
@@ -140,6 +143,44 @@ array Source::read_array(uint64_t offset, const Shape& shape, Dtype dtype, bool 
   return array(pointer, shape, dtype, [owner = std::move(data)](void*) mutable { owner.reset(); });
 }
 
+namespace {
+
+// Where files are mapped: elsewhere "not needed" would mean "zero".
+class Mappings {
+ public:
+  static void add(const void* begin, uint64_t size) {
+    std::lock_guard lock(mutex());
+    all()[reinterpret_cast<uintptr_t>(begin)] = size;
+  }
+  static void remove(const void* begin) {
+    std::lock_guard lock(mutex());
+    all().erase(reinterpret_cast<uintptr_t>(begin));
+  }
+  static void release(uintptr_t begin, uint64_t n) {
+    const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+    const uintptr_t first = (begin + page - 1) / page * page, last = (begin + n) / page * page;
+    std::lock_guard lock(mutex());
+    auto after = all().upper_bound(begin);
+    if (after == all().begin() || first >= last) return;
+    const auto& [start, size] = *std::prev(after);
+    if (begin + n <= start + size) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  }
+
+ private:
+  static std::map<uintptr_t, uint64_t>& all() {
+    static auto* mappings = new std::map<uintptr_t, uint64_t>;  // arrays may outlive static objects
+    return *mappings;
+  }
+  static std::mutex& mutex() {
+    static auto* m = new std::mutex;
+    return *m;
+  }
+};
+
+}  // namespace
+
+void release_pages(const void* data, uint64_t n) { Mappings::release(reinterpret_cast<uintptr_t>(data), n); }
+
 std::unique_ptr<Source> open_file(std::string_view op, const std::string& path) {
   Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
   if (file.fd < 0) fail_errno(op, path, "cannot open", errno);
@@ -154,8 +195,11 @@ std::unique_ptr<Source> open_file(std::string_view op, const std::string& path) 
     // Writable but private: whoever writes through data<T>() changes memory, never the file.
     void* mapped = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file.fd, 0);
     if (mapped != MAP_FAILED) {
-      std::shared_ptr<std::byte> data(static_cast<std::byte*>(mapped),
-                                      [size](std::byte* p) { ::munmap(p, size); });
+      Mappings::add(mapped, size);
+      std::shared_ptr<std::byte> data(static_cast<std::byte*>(mapped), [size](std::byte* p) {
+        Mappings::remove(p);
+        ::munmap(p, size);
+      });
       return open_memory(op, path, std::move(data), size);
     }
   }

@@ -51,6 +51,10 @@ std::unique_ptr<Source> open_reader(std::string_view op, std::shared_ptr<Reader>
 std::unique_ptr<Source> open_memory(std::string_view op, std::string name, std::shared_ptr<std::byte> data,
                                     uint64_t size);
 
+// Gives the memory of these bytes back if a file is mapped there, and does nothing otherwise. They come again
+// from the file when they are next used; what was written over them in memory is lost.
+void release_pages(const void* data, uint64_t n);
+
 // Uninitialised memory, aligned for every element type.
 std::shared_ptr<std::byte> allocate_bytes(uint64_t n);
 

@@ -52,6 +52,7 @@ Weight GgufWeights::weight(const std::string& name, int64_t rows, int64_t column
   if (t.packed() && can_pack(t.type) && rows % 8 == 0 && columns % 32 == 0) {
     BlockMatrix packed = pack_blocks(t.values(), t.type);
     packed.tiles.eval();
+    release_pages(t);
     bytes_ += packed.tiles.nbytes();
     return packed;
   }

@@ -345,7 +345,7 @@ class Evaluation {
         Buffer* buffer = nullptr;
         bool retained = Trace::alive(root->trace);
         for (uint32_t i = 0; i < root->num_inputs && !buffer && !retained; ++i)
-          if ((kernel->donate >> i & 1) && root->inputs[i]->size == root->size &&
+          if (i < 32 && (kernel->donate >> i & 1) && root->inputs[i]->size == root->size &&
               root->inputs[i]->dtype == root->dtype &&
               donatable(root->inputs[i], slots_of(root, root->inputs[i]))) {
             buffer = root->inputs[i]->buffer;

@@ -154,6 +154,26 @@ TEST(Gguf, LargeFilesAreMapped) {
   EXPECT_EQ(x->data<float>()[0], 4);
 }
 
+TEST(Gguf, PagesOfMappedTensorsComeAgain) {
+  Folder folder;
+  save_gguf(folder / "a", {},
+            std::vector{gguf_tensor("x", full({2 << 20}, 3.0f, float32)),
+                        gguf_tensor("y", full({2 << 20}, 4.0f, float32))});
+  Gguf file = load_gguf(folder / "a");
+  array x = file.at("x").values(), y = file.at("y").values();
+  for (array* a : {&x, &y}) {
+    a->data<float>()[1 << 20] = 7;  // in memory only
+    a->data<float>()[0] = 8;
+  }
+  release_pages(file.at("x"));
+  EXPECT_EQ(x.data<float>()[1 << 20], 3);
+  EXPECT_EQ(y.data<float>()[1 << 20], 7);
+  EXPECT_EQ(y.data<float>()[0], 8);
+  GgufTensor mine = gguf_tensor("z", full({2 << 20}, 5.0f, float32));
+  release_pages(mine);  // not mapped: nothing happens
+  EXPECT_EQ(mine.values().data<float>()[1 << 20], 5);
+}
+
 TEST(Gguf, MetadataConversions) {
   GgufMetadata m = sample().metadata;
   EXPECT_EQ(m.get<int64_t>("u32"), 4000000000);

@@ -148,6 +148,11 @@ struct GgufTensor {
 // Computed at once, in float32 (integers of 64 bits and doubles lose precision beyond 24 bits).
 array dequantize(const GgufTensor& tensor, Dtype dtype = float32);
 
+// Gives back the memory that the pages of a mapped tensor take, when its values have been converted or
+// copied: they come again from the file if they are used. Changes that were written over them in memory are
+// lost.
+void release_pages(const GgufTensor& tensor);
+
 // A plain tensor with the array's bits. Throws std::invalid_argument for the dtypes that the format
 // does not have (bool, unsigned, complex).
 GgufTensor gguf_tensor(std::string name, const array& values);
