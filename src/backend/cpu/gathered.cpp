@@ -22,14 +22,15 @@ int64_t rows_of(int64_t grain, int64_t length) {
 
 }  // namespace
 
-GroupedItems::GroupedItems(const Operand& lhs, const Operand& rhs, int64_t count, int64_t matrices,
-                           int64_t m) {
-  const int64_t items = lhs.size;
-  std::vector<int64_t> left(static_cast<size_t>(items)), right(left.size());
-  const IndexedAxis first{0, count, 1, 1}, second{0, matrices, 1, 1};
-  first.offsets(lhs.dtype, lhs.data, 1, items, 0, left.data());
-  second.offsets(rhs.dtype, rhs.data, 1, items, 0, right.data());
+std::vector<int64_t> read_indices(const Operand& indices, int64_t count) {
+  std::vector<int64_t> out(static_cast<size_t>(indices.size));
+  IndexedAxis{0, count, 1, 1}.offsets(indices.dtype, indices.data, 1, indices.size, 0, out.data());
+  return out;
+}
 
+GroupedItems::GroupedItems(std::span<const int64_t> left, std::span<const int64_t> right, int64_t matrices,
+                           int64_t m) {
+  const auto items = static_cast<int64_t>(left.size());
   std::vector<int64_t> begin(static_cast<size_t>(matrices) + 1, 0);
   for (int64_t e : right) ++begin[static_cast<size_t>(e) + 1];
   for (size_t e = 0; e < static_cast<size_t>(matrices); ++e) {
@@ -177,7 +178,8 @@ template <class T>
 void gather_mm(const KernelCall& call) {
   const Operand &a = call.in[0], &in_b = call.in[1], &out = call.out[0];
   const int64_t m = a.shape[1], k = a.shape[2], n = in_b.shape[2];
-  const GroupedItems items(call.in[2], call.in[3], a.shape[0], in_b.shape[0], m);
+  const GroupedItems items(read_indices(call.in[2], a.shape[0]), read_indices(call.in[3], in_b.shape[0]),
+                           in_b.shape[0], m);
   if (out.size == 0) return;
   const int64_t rows = static_cast<int64_t>(items.from.size());
   if (k == 0) return fill_zero({out.data, out.dtype, n, nullptr}, rows);
@@ -218,7 +220,8 @@ void gather_outer(const KernelCall& call) {
   using S = std::conditional_t<sizeof(T) == 2, float, T>;  // that sums are made in
   const Operand &a = call.in[0], &g = call.in[1], &out = call.out[0];
   const int64_t m = a.shape[1], k = a.shape[2], n = g.shape[2];
-  const GroupedItems items(call.in[2], call.in[3], a.shape[0], out.shape[0], m);
+  const GroupedItems items(read_indices(call.in[2], a.shape[0]), read_indices(call.in[3], out.shape[0]),
+                           out.shape[0], m);
   if (out.size == 0) return;
   std::memset(out.data, 0, static_cast<size_t>(out.size) * sizeof(T));
   const GatheredRows of_a{a.data, a.dtype, k, items.from.data()}, of_g{g.data, g.dtype, n, items.to.data()};

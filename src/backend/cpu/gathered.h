@@ -16,10 +16,13 @@ struct Piece {
   int64_t matrix, first, count;
 };
 
+// The indices, in [0, count). Throws std::out_of_range for those not in [-count, count).
+std::vector<int64_t> read_indices(const Operand& indices, int64_t count);
+
 // Items of m rows each, sorted by matrix (in their order within one): where row i comes from and goes to.
-// Throws std::out_of_range for an index beyond `count` or `matrices`.
+// Item i multiplies matrix rhs[i] with the rows from m * lhs[i] on.
 struct GroupedItems {
-  GroupedItems(const Operand& lhs, const Operand& rhs, int64_t count, int64_t matrices, int64_t m);
+  GroupedItems(std::span<const int64_t> lhs, std::span<const int64_t> rhs, int64_t matrices, int64_t m);
   std::vector<Piece> pieces;
   std::vector<int64_t> from, to;
 };

@@ -31,7 +31,7 @@ void scales_to_float(QuantizedFormat::Scales kind, Dtype dtype, const void* scal
 namespace {
 
 constexpr int64_t kGrain = 1 << 16;       // products that are worth a thread
-constexpr int64_t kFewRows = 8;           // of x, multiplied without unpacking to memory
+constexpr int64_t kFewRows = 20;          // of x, multiplied without unpacking to memory
 constexpr int64_t kMostRows = 1024;       // of x that are prepared at a time
 constexpr int64_t kTileFloats = 1 << 19;  // of unpacked weights
 
@@ -248,7 +248,9 @@ void run_gather_qmm(const KernelCall& call) {
   const auto& p = static_cast<const GatherQmm&>(call.primitive);
   const Operand &x = call.in[0], &out = call.out[0];
   const size_t n = call.in.size();
-  const GroupedItems items(call.in[n - 2], call.in[n - 1], x.shape[0], call.in[1].shape[0], x.shape[1]);
+  const int64_t matrices = call.in[1].shape[0];
+  const GroupedItems items(read_indices(call.in[n - 2], x.shape[0]), read_indices(call.in[n - 1], matrices),
+                           matrices, x.shape[1]);
   if (out.size == 0) return;
   const Weights w(p.format, call.in.subspan(1, n - 3));
   product(w, p.transposed, items.pieces, {x.data, x.dtype, x.shape.back(), items.from.data()},
