@@ -11,6 +11,7 @@
 #include "lazuli/nn/normalization.h"
 #include "lazuli/nn/pooling.h"
 #include "lazuli/nn/positional.h"
+#include "lazuli/nn/quantized.h"
 #include "lazuli/nn/recurrent.h"
 #include "lazuli/nn/sequential.h"
 #include "lazuli/nn/transformer.h"

@@ -8,6 +8,7 @@
 #include "lazuli/ops/indexing.h"
 #include "lazuli/ops/matmul.h"
 #include "lazuli/ops/pool.h"
+#include "lazuli/ops/quantized.h"
 #include "lazuli/ops/reduce.h"
 #include "lazuli/ops/scan.h"
 #include "lazuli/ops/shape.h"

@@ -24,10 +24,10 @@ array uniform_within(double scale, Shape shape) {
   return random::uniform(static_cast<float>(-scale), static_cast<float>(scale), std::move(shape));
 }
 
-void check_last(const array& x, const Parameter& weight, const char* layer) {
-  if (x.ndim() == 0 || x.shape(-1) != weight.shape(-1))
+void check_last(const array& x, int64_t features, const char* layer) {
+  if (x.ndim() == 0 || x.shape(-1) != features)
     throw std::invalid_argument(std::string("[") + layer + "] expected an input with " +
-                                std::to_string(weight.shape(-1)) + " features on the last axis, but got " +
+                                std::to_string(features) + " features on the last axis, but got " +
                                 to_string(x.shape()));
 }
 
@@ -39,12 +39,16 @@ Linear::Linear(int64_t input_dims, int64_t output_dims, bool with_bias)
 }
 
 array Linear::operator()(const array& x) const {
-  check_last(x, weight, "Linear");
+  check_last(x, quantized ? quantized->columns() : weight.shape(-1), "Linear");
+  if (quantized) return bias ? add(quantized->product(x), *bias) : quantized->product(x);
   return bias ? addmm(*bias, x, transpose(weight)) : matmul(x, transpose(weight));
 }
 
 void Linear::members(Visitor& visit) {
-  visit("weight", weight);
+  if (quantized)
+    quantized->members(visit);
+  else
+    visit("weight", weight);
   visit("bias", bias);
 }
 
@@ -86,14 +90,19 @@ array Embedding::operator()(const array& indices) const {
   if (!issubdtype(indices.dtype(), integer))
     throw std::invalid_argument("[Embedding] indices must be integers, but are " +
                                 std::string(dtype_name(indices.dtype())));
-  return take(weight, indices, 0);
+  return quantized ? quantized->rows_at(indices) : take(weight, indices, 0);
 }
 
 array Embedding::as_linear(const array& x) const {
-  check_last(x, weight, "Embedding::as_linear");
-  return matmul(x, transpose(weight));
+  check_last(x, quantized ? quantized->columns() : weight.shape(-1), "Embedding::as_linear");
+  return quantized ? quantized->product(x) : matmul(x, transpose(weight));
 }
 
-void Embedding::members(Visitor& visit) { visit("weight", weight); }
+void Embedding::members(Visitor& visit) {
+  if (quantized)
+    quantized->members(visit);
+  else
+    visit("weight", weight);
+}
 
 }  // namespace lazuli::nn

@@ -7,7 +7,10 @@
 #include "lazuli/ops/block_quantized.h"
 #include "lazuli/ops/elementwise.h"
 #include "lazuli/ops/matmul.h"
+#include "lazuli/ops/quantized.h"
+#include "lazuli/ops/reduce.h"
 #include "lazuli/ops/shape.h"
+#include "ops/gathered.h"
 
 namespace lazuli {
 
@@ -53,6 +56,17 @@ array product(const array& x, const array& tiles, const BlockLayout& layout, con
   return array::make(std::move(shape), float32, make_primitive<BlockMatmul>(layout), {x, tiles}, s);
 }
 
+int64_t rows_of_expert(const array& tiles, int64_t experts) {
+  return tiles.shape(0) * BlockLayout::kRows / experts;
+}
+
+// x (tokens, 1 or k, columns), indices (tokens, k).
+array product(const array& x, const array& tiles, const array& indices, const BlockLayout& layout,
+              int64_t experts, const StreamOrDevice& s) {
+  return array::make({indices.shape(0), indices.shape(1), rows_of_expert(tiles, experts)}, float32,
+                     make_primitive<GatherBlockMatmul>(layout, experts), {x, tiles, indices}, s);
+}
+
 array expanded(const array& tiles, const BlockLayout& layout, const StreamOrDevice& s) {
   return array::make({tiles.shape(0) * BlockLayout::kRows, layout.columns}, float32,
                      make_primitive<DequantizeBlocks>(layout), {tiles}, s);
@@ -84,6 +98,32 @@ array block_matmul(const array& x, const BlockMatrix& w, StreamOrDevice s) {
     throw std::invalid_argument(fmt::format(
         "[block_matmul] expected x of float32, float16 or bfloat16, got {}", dtype_name(x.dtype())));
   return astype(product(astype(x, float32, s), w.tiles, layout_of(w), s), x.dtype(), s);
+}
+
+array gather_block_matmul(const array& x, const BlockMatrix& w, const array& indices, int64_t experts,
+                          StreamOrDevice s) {
+  auto fail = [](const std::string& what) { throw std::invalid_argument("[gather_block_matmul] " + what); };
+  if (experts <= 0 || w.rows() % (experts * BlockLayout::kRows) != 0)
+    fail(fmt::format("expected the rows of experts in multiples of {}, got {} rows for {} experts",
+                     BlockLayout::kRows, w.rows(), experts));
+  if (!issubdtype(x.dtype(), floating) || x.dtype() == float64)
+    fail(fmt::format("expected x of float32, float16 or bfloat16, got {}", dtype_name(x.dtype())));
+  if (!issubdtype(indices.dtype(), integer))
+    fail(fmt::format("expected integer indices, got {}", dtype_name(indices.dtype())));
+  bool fits = x.ndim() >= 3 && indices.ndim() == x.ndim() - 1 && x.shape(-1) == w.columns;
+  for (size_t i = 0; fits && i < indices.ndim(); ++i)
+    fits = x.shape()[i] == indices.shape()[i] || (i + 1 == indices.ndim() && x.shape()[i] == 1);
+  if (!fits)
+    fail(fmt::format("expected x (..., tokens, 1 or k, {}) and indices (..., tokens, k), got {} and {}",
+                     w.columns, to_string(x.shape()), to_string(indices.shape())));
+  Shape shape = indices.shape();
+  const int64_t k = shape.back(), rows = w.rows() / experts;
+  shape.push_back(rows);
+  int64_t tokens = 1;
+  for (size_t i = 0; i + 1 < indices.ndim(); ++i) tokens *= indices.shape()[i];
+  array y = product(reshape(astype(x, float32, s), {tokens, x.shape(-2), w.columns}, s), w.tiles,
+                    reshape(indices, {tokens, k}, s), layout_of(w), experts, s);
+  return astype(reshape(y, std::move(shape), s), x.dtype(), s);
 }
 
 array dequantize(const BlockMatrix& w, Dtype dtype, StreamOrDevice s) {
@@ -146,6 +186,59 @@ std::optional<std::vector<Shape>> BlockMatmul::output_shapes(const std::vector<a
   Shape shape = inputs[0].shape();
   shape.back() = inputs[1].shape(0) * BlockLayout::kRows;
   return std::vector<Shape>{std::move(shape)};
+}
+
+// ---------------------------------------------------------------- GatherBlockMatmul
+
+namespace {
+
+// The experts as floats, (experts, rows, columns), and the indices of them, one for each product.
+std::pair<array, array> expanded_experts(const std::vector<array>& primals, const BlockLayout& layout,
+                                         int64_t experts) {
+  array w = reshape(expanded(primals[1], layout, {}), {experts, -1, layout.columns});
+  return {w, reshape(primals[2], {-1})};
+}
+
+}  // namespace
+
+std::vector<array> GatherBlockMatmul::vjp(const std::vector<array>& primals,
+                                          const std::vector<array>& cotangents,
+                                          const std::vector<int>& argnums, const std::vector<array>&) const {
+  if (argnums != std::vector<int>{0})
+    throw std::invalid_argument("[gather_block_matmul] the weights are integers: no derivative by them");
+  const array& g = cotangents[0];
+  auto [w, rhs] = expanded_experts(primals, layout, experts);
+  array each = gather_mm(reshape(g, {g.shape(0) * g.shape(1), 1, g.shape(2)}), w, std::nullopt, rhs);
+  each = reshape(each, {g.shape(0), g.shape(1), layout.columns});
+  return {primals[0].shape(1) == g.shape(1) ? each : sum(each, 1, true)};
+}
+
+std::vector<array> GatherBlockMatmul::jvp(const std::vector<array>& primals,
+                                          const std::vector<array>& tangents, const std::vector<int>& argnums,
+                                          const std::vector<array>&) const {
+  if (argnums != std::vector<int>{0})
+    throw std::invalid_argument("[gather_block_matmul] the weights are integers: no derivative by them");
+  auto [w, rhs] = expanded_experts(primals, layout, experts);
+  const int64_t tokens = primals[2].shape(0), k = primals[2].shape(1);
+  array t = broadcast_to(tangents[0], {tokens, k, layout.columns});
+  array y = gather_mm(reshape(t, {tokens * k, 1, layout.columns}), swapaxes(w, -1, -2), std::nullopt, rhs);
+  return {reshape(y, {tokens, k, y.shape(2)})};
+}
+
+std::pair<std::vector<array>, std::vector<int>> GatherBlockMatmul::vmap(const std::vector<array>& inputs,
+                                                                        const std::vector<int>& axes) const {
+  if (axes[1] >= 0)
+    throw std::invalid_argument("[gather_block_matmul] no batch of weights: vmap over x only");
+  const int64_t batch = batch_extent(inputs, axes);
+  array x = with_batch(inputs[0], axes[0], batch), indices = with_batch(inputs[2], axes[2], batch);
+  const int64_t tokens = indices.shape(1), k = indices.shape(2);
+  array y = product(reshape(x, {batch * tokens, x.shape(2), layout.columns}), inputs[1],
+                    reshape(indices, {batch * tokens, k}), layout, experts, {});
+  return {{reshape(y, {batch, tokens, k, y.shape(2)})}, {0}};
+}
+
+std::optional<std::vector<Shape>> GatherBlockMatmul::output_shapes(const std::vector<array>& inputs) const {
+  return std::vector<Shape>{{inputs[2].shape(0), inputs[2].shape(1), rows_of_expert(inputs[1], experts)}};
 }
 
 }  // namespace lazuli

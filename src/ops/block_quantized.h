@@ -63,6 +63,25 @@ class BlockMatmul : public OverBlocks<BlockMatmul> {
   std::optional<std::vector<Shape>> output_shapes(const std::vector<array>&) const override;
 };
 
+// Inputs: x (tokens, 1 or k, columns), tiles of `experts` matrices, indices (tokens, k). Output (tokens, k,
+// rows).
+class GatherBlockMatmul : public OverBlocks<GatherBlockMatmul> {
+ public:
+  GatherBlockMatmul(const BlockLayout& layout, int64_t experts) : OverBlocks(layout), experts(experts) {}
+  auto params() const { return std::tuple_cat(OverBlocks::params(), std::tuple(experts)); }
+  static constexpr const char* param_names[] = {"columns", "bits", "group", "minimums", "experts"};
+  std::string_view name() const override { return "gather_block_matmul"; }
+  std::vector<array> vjp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&,
+                         const std::vector<array>&) const override;
+  std::vector<array> jvp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&,
+                         const std::vector<array>&) const override;
+  std::pair<std::vector<array>, std::vector<int>> vmap(const std::vector<array>&,
+                                                       const std::vector<int>&) const override;
+  std::optional<std::vector<Shape>> output_shapes(const std::vector<array>&) const override;
+
+  const int64_t experts;
+};
+
 // Input: tiles. Output (rows, columns), float32.
 class DequantizeBlocks : public OverBlocks<DequantizeBlocks> {
  public:

@@ -8,6 +8,7 @@
 
 #include "lazuli/ops/creation.h"
 #include "lazuli/ops/elementwise.h"
+#include "lazuli/ops/indexing.h"
 #include "lazuli/ops/matmul.h"
 #include "lazuli/ops/reduce.h"
 #include "lazuli/ops/shape.h"
@@ -179,6 +180,102 @@ TEST(BlockQuantized, DtypesShapesDerivativesAndBatches) {
   EXPECT_EQ(twice.rows(), 32);
   array both = block_matmul(x, twice);
   EXPECT_TRUE(same_bits(slice(both, {0, 0, 16}, {2, 3, 32}), block_matmul(x, packed)));
+}
+
+struct Experts {
+  Experts(GgmlType type, int64_t count, int64_t rows, int64_t columns)
+      : all(pack_blocks(random_weights(type, count * rows, columns).blocks, type)) {
+    for (int64_t e = 0; e < count; ++e) {
+      each.push_back(all);
+      each.back().tiles = slice(all.tiles, {e * rows / 8, 0}, {(e + 1) * rows / 8, all.tiles.shape(1)});
+    }
+  }
+  BlockMatrix all;
+  std::vector<BlockMatrix> each;
+};
+
+TEST(BlockQuantized, ExpertsAreTheirOwnProducts) {
+  for (GgmlType type : {GgmlType::Q4_K, GgmlType::Q8_0, GgmlType::Q2_K, GgmlType::Q6_K})
+    for (int64_t tokens : {1, 3, 90})
+      for (bool shared : {true, false}) {
+        SCOPED_TRACE(name_of(type) + ", " + std::to_string(tokens) + " tokens");
+        const Experts experts(type, 5, 24, 512);
+        const int64_t k = 2;
+        array x = random_array({tokens, shared ? 1 : k, 512});
+        std::vector<int> chosen;
+        for (int64_t i = 0; i < tokens * k; ++i) chosen.push_back(static_cast<int>(i * i * 7 % 11 % 5 - 1));
+        array y = gather_block_matmul(x, experts.all, array(chosen.data(), {tokens, k}, int32), 5);
+        ASSERT_EQ(y.shape(), (Shape{tokens, k, 24}));
+        for (int64_t t = 0; t < tokens; ++t)
+          for (int64_t j = 0; j < k; ++j) {
+            const auto e = static_cast<size_t>((chosen[static_cast<size_t>(t * k + j)] + 5) % 5);
+            const int64_t row = shared ? 0 : j;
+            array want = block_matmul(slice(x, {t, row, 0}, {t + 1, row + 1, 512}), experts.each[e]);
+            ASSERT_TRUE(same_bits(slice(y, {t, j, 0}, {t + 1, j + 1, 24}), want)) << t << " " << j;
+          }
+      }
+}
+
+TEST(BlockQuantized, DerivativesAndBatchesOfExperts) {
+  const Experts experts(GgmlType::Q8_0, 3, 16, 64);
+  const array weights = reshape(dequantize(experts.all), {3, 16, 64});
+  const array chosen = array({0, 2, 2, 1, 0, 2}, {1, 3, 2});
+  for (int64_t k : {1, 2}) {
+    array x = random_array({1, 3, k, 64}), g = random_array({1, 3, 2, 16}, float32, 5);
+    auto f = [&](const std::vector<array>& v) {
+      return std::vector{gather_block_matmul(v[0], experts.all, chosen, 3)};
+    };
+    auto plain = [&](const std::vector<array>& v) {
+      array w = swapaxes(take(weights, chosen, 0), -1, -2);
+      return std::vector{squeeze(matmul(expand_dims(v[0], -2), w), -2)};
+    };
+    auto got = vjp(f, {x}, {g}).second[0], want = vjp(plain, {x}, {g}).second[0];
+    expect_close(got, want, 1e-5);
+    expect_close(jvp(f, {x}, {x}).second[0], plain({x})[0], 1e-5);
+  }
+  auto f = [&](const std::vector<array>& v) { return gather_block_matmul(v[0], experts.all, v[1], 3); };
+  check_vmap(f, {random_array({4, 3, 1, 64}), array({0, 1, 2, 0, 1, 1, 0, 2}, {4, 2})}, {1, -1});
+  check_vmap(f, {random_array({3, 1, 64}), array({0, 1, 2, 0, 1, 1, 0, 2, 2, 1, 0, 0}, {2, 3, 2})}, {-1, 0});
+}
+
+TEST(BlockQuantized, ErrorsOfExperts) {
+  const Experts experts(GgmlType::Q8_0, 3, 16, 64);
+  const array x = ones({2, 1, 64}), chosen = array({0, 1, 2, 0}, {2, 2});
+  auto says = [](auto f, const std::string& text) {
+    EXPECT_EQ(message_of<std::invalid_argument>(f), "[gather_block_matmul] " + text);
+  };
+  says([&] { gather_block_matmul(x, experts.all, chosen, 5); },
+       "expected the rows of experts in multiples of 8, got 48 rows for 5 experts");
+  says([&] { gather_block_matmul(x, experts.all, chosen, 0); },
+       "expected the rows of experts in multiples of 8, got 48 rows for 0 experts");
+  says([&] { gather_block_matmul(x, experts.all, astype(chosen, float32), 3); },
+       "expected integer indices, got float32");
+  says([&] { gather_block_matmul(astype(x, int32), experts.all, chosen, 3); },
+       "expected x of float32, float16 or bfloat16, got int32");
+  says(
+      [&] {
+        gather_block_matmul(ones({2, 3, 64}), experts.all, chosen, 3);
+      },
+      "expected x (..., tokens, 1 or k, 64) and indices (..., tokens, k), got (2, 3, 64) and (2, 2)");
+  says(
+      [&] {
+        gather_block_matmul(ones({2, 64}), experts.all, chosen, 3);
+      },
+      "expected x (..., tokens, 1 or k, 64) and indices (..., tokens, k), got (2, 64) and (2, 2)");
+  for (int bad : {3, -4}) {
+    array y = gather_block_matmul(x, experts.all, array({0, 1, 2, bad}, {2, 2}), 3);
+    EXPECT_NE(message_of<std::out_of_range>([&] {
+                y.eval();
+              }).find("index " + std::to_string(bad) + " is out of range for axis 0 with extent 3"),
+              std::string::npos);
+  }
+  EXPECT_EQ(gather_block_matmul(ones({0, 1, 64}), experts.all, zeros({0, 2}, int32), 3).shape(),
+            (Shape{0, 2, 16}));
+}
+
+TEST(BlockQuantized, NoColumns) {
+  BlockMatrix w{zeros({2, 0}, uint8), 0, 8, 32, false};
+  EXPECT_EQ(block_matmul(ones({3, 0}), w).to_vector<float>(), std::vector<float>(48, 0.0f));
 }
 
 TEST(BlockQuantized, RowsOfAnEmbedding) {

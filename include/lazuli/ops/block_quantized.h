@@ -46,6 +46,16 @@ bool can_pack(GgmlType type);
 // Differentiable by x. Throws std::invalid_argument if the last axis of x is not w's columns.
 array block_matmul(const array& x, const BlockMatrix& w, StreamOrDevice s = Where::current());
 
+// A mixture of experts: result[..., t, j] = x[..., t, j or 0] @ transpose(expert indices[..., t, j]). The
+// rows of w are those of all experts, one after another (see stack_rows), rows = w.rows() / experts each, a
+// multiple of 8. x: (..., tokens, 1 or k, columns) as for block_matmul; indices: integers (..., tokens, k);
+// the result: (..., tokens, k, rows) of x's dtype. Tokens of one expert are multiplied together, and only
+// the experts that are chosen are read. Differentiable by x (all experts are expanded for that). Throws
+// std::invalid_argument for shapes that do not fit and, when computed, std::out_of_range for an index not in
+// [-experts, experts).
+array gather_block_matmul(const array& x, const BlockMatrix& w, const array& indices, int64_t experts,
+                          StreamOrDevice s = Where::current());
+
 // The weights as (rows, columns) of `dtype`, for gradients and tests.
 array dequantize(const BlockMatrix& w, Dtype dtype = float32, StreamOrDevice s = Where::current());
 

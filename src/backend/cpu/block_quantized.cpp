@@ -13,6 +13,7 @@
 #include <cstring>
 #include <limits>
 
+#include "backend/cpu/gathered.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/scratch.h"
 
@@ -251,38 +252,111 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 16;  // products that are worth a thread
 
+// Rows of x, rounded by all cores. `at[i]`: which row of x is row i; null: itself.
+class RoundedRows {
+ public:
+  RoundedRows(const BlockLayout& layout, const float* x, const int64_t* at, int64_t m)
+      : scaled_(layout.columns / kScaled),
+        bytes_(static_cast<size_t>(m * layout.columns)),
+        floats_(static_cast<size_t>(m * (scaled_ + layout.groups())) * sizeof(float)) {
+    const int64_t columns = layout.columns;
+    auto* q = bytes_.as<int8_t>();
+    float *scales = floats_.as<float>(), *sums = scales + m * scaled_;
+    parallel_for(m, std::max<int64_t>(1, kGrain / columns), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) HWY_DYNAMIC_DISPATCH(round_row)
+      (x + (at ? at[i] : i) * columns, columns, layout.group, i, m, q, scales, sums);
+    });
+    rounded = {q, scales, sums, m, layout.groups()};
+  }
+  Rounded rounded;
+
+ private:
+  const int64_t scaled_;
+  Scratch bytes_, floats_;
+};
+
+// Rows of x that stay in the cache while the tiles pass by.
+int64_t rows_in_cache(int64_t columns) { return std::max<int64_t>(4, (128 << 10) / columns / 4 * 4); }
+
 void run_block_matmul(const KernelCall& call) {
   const BlockLayout& layout = static_cast<const BlockMatmul&>(call.primitive).layout;
   const Operand &x = call.in[0], &tiles = call.in[1], &out = call.out[0];
-  const int64_t columns = layout.columns, m = x.size / columns, groups = layout.groups(),
-                rows = out.shape.back();
-  if (m == 0 || tiles.shape[0] == 0) return;
-  const int64_t scaled = columns / kScaled;
-  Scratch bytes(static_cast<size_t>(m * columns)),
-      floats(static_cast<size_t>(m * (scaled + groups)) * sizeof(float));
-  auto* q = bytes.as<int8_t>();
-  float *scales = floats.as<float>(), *sums = scales + m * scaled;
-  parallel_for(m, std::max<int64_t>(1, kGrain / columns), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) HWY_DYNAMIC_DISPATCH(round_row)
-    (x.as<float>() + i * columns, columns, layout.group, i, m, q, scales, sums);
-  });
-
-  const Rounded rounded{q, scales, sums, m, groups};
+  const int64_t columns = layout.columns, rows = out.shape.back();
+  if (out.size == 0) return;
+  if (columns == 0) {
+    std::fill_n(out.as<float>(), out.size, 0.0f);
+    return;
+  }
+  const int64_t m = x.size / columns;
+  const RoundedRows of_x(layout, x.as<float>(), nullptr, m);
   const TileProduct product = HWY_DYNAMIC_DISPATCH(find_product)(layout);
-  // Rows of x that stay in the cache while the tiles pass by.
-  const int64_t chunk = std::max<int64_t>(4, (128 << 10) / columns / 4 * 4);
-  const int64_t work = BlockLayout::kRows * columns * m;
+  const int64_t chunk = rows_in_cache(columns), work = BlockLayout::kRows * columns * m;
   parallel_for(tiles.shape[0], std::max<int64_t>(1, kGrain / work), [&](int64_t begin, int64_t end) {
     for (int64_t first = 0; first < m; first += chunk)
       for (int64_t t = begin; t < end; ++t)
-        product(layout, tiles.as<const uint8_t>() + t * layout.tile_bytes(), rounded, first,
+        product(layout, tiles.as<const uint8_t>() + t * layout.tile_bytes(), of_x.rounded, first,
                 std::min(chunk, m - first), out.as<float>() + first * rows + t * BlockLayout::kRows, rows);
+  });
+}
+
+// Experts that were chosen, each with all of its tokens: a thread takes stretches of tiles of an expert.
+void run_gather(const KernelCall& call) {
+  const auto& p = static_cast<const GatherBlockMatmul&>(call.primitive);
+  const BlockLayout& layout = p.layout;
+  const Operand &x = call.in[0], &tiles = call.in[1], &indices = call.in[2], &out = call.out[0];
+  const int64_t columns = layout.columns, k = indices.shape[1], rows = out.shape[2];
+  const std::vector<int64_t> experts = read_indices(indices, p.experts);
+  std::vector<int64_t> row_of(experts.size());  // of x
+  for (size_t i = 0; i < row_of.size(); ++i)
+    row_of[i] = x.shape[1] == k ? static_cast<int64_t>(i) : static_cast<int64_t>(i) / k;
+  const GroupedItems items(row_of, experts, p.experts, 1);
+  if (out.size == 0) return;
+  if (columns == 0) {
+    std::fill_n(out.as<float>(), out.size, 0.0f);
+    return;
+  }
+  const auto m = static_cast<int64_t>(items.from.size());
+  const RoundedRows of_x(layout, x.as<float>(), items.from.data(), m);
+
+  struct Task {
+    Piece piece;
+    int64_t begin, end;  // tiles
+  };
+  constexpr int64_t kTiles = 16;
+  const int64_t per_expert = tiles.shape[0] / p.experts;
+  std::vector<Task> tasks;
+  for (const Piece& piece : items.pieces)
+    for (int64_t t = 0; t < per_expert; t += kTiles)
+      tasks.push_back({piece, t, std::min(per_expert, t + kTiles)});
+  Scratch sorted(static_cast<size_t>(m * rows) * sizeof(float));
+  float* y = sorted.as<float>();
+  const TileProduct product = HWY_DYNAMIC_DISPATCH(find_product)(layout);
+  const int64_t chunk = rows_in_cache(columns), work = kTiles * BlockLayout::kRows * columns;
+  parallel_for(static_cast<int64_t>(tasks.size()), std::max<int64_t>(1, kGrain / work),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) {
+                   const auto& [piece, from, to] = tasks[static_cast<size_t>(i)];
+                   const auto* w =
+                       tiles.as<const uint8_t>() + piece.matrix * per_expert * layout.tile_bytes();
+                   for (int64_t first = 0; first < piece.count; first += chunk)
+                     for (int64_t t = from; t < to; ++t)
+                       product(layout, w + t * layout.tile_bytes(), of_x.rounded, piece.first + first,
+                               std::min(chunk, piece.count - first),
+                               y + (piece.first + first) * rows + t * BlockLayout::kRows, rows);
+                 }
+               });
+  parallel_for(m, std::max<int64_t>(1, kGrain / rows), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      std::copy_n(y + i * rows, rows, out.as<float>() + items.to[static_cast<size_t>(i)] * rows);
   });
 }
 
 }  // namespace
 
-void register_block_quantized(KernelTable& t) { t.add<BlockMatmul>({&run_block_matmul, 3}); }
+void register_block_quantized(KernelTable& t) {
+  t.add<BlockMatmul>({&run_block_matmul, 3});
+  t.add<GatherBlockMatmul>({&run_gather, 7});
+}
 
 }  // namespace lazuli::cpu
 #endif

@@ -1,4 +1,4 @@
-// 8-bit floats E4M3 (1 sign, 4 exponent, 3 mantissa bits, bias 7, no infinities, NaN 0x7f).
+// 8-bit floats: E4M3 (1 sign, 4 exponent, 3 mantissa bits, bias 7, no infinities, NaN 0x7f), and E8M0.
 #pragma once
 
 #include <bit>
@@ -30,6 +30,12 @@ inline float fp8_decode(uint8_t b) {
   if (exponent == 15 && fraction == 7) return std::numeric_limits<float>::quiet_NaN();
   if (exponent == 0) return sign * std::ldexp(static_cast<float>(fraction), -9);
   return sign * std::ldexp(static_cast<float>(8 + fraction), exponent - 10);
+}
+
+// E8M0: powers of two, 2^(b - 127); 255 is NaN.
+inline float e8m0_decode(uint8_t b) {
+  if (b == 255) return std::numeric_limits<float>::quiet_NaN();
+  return std::bit_cast<float>(b ? static_cast<uint32_t>(b) << 23 : 0x00400000u);
 }
 
 }  // namespace lazuli::cpu
