@@ -3,7 +3,6 @@
 
 #include <gmock/gmock.h>
 
-#include <chrono>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -202,9 +201,7 @@ TEST(ChatTemplate, HostileTemplatesEnd) {
   };
   for (auto& [source, error] : cases) {
     SCOPED_TRACE(source.substr(0, 100));
-    auto start = std::chrono::steady_clock::now();
     EXPECT_THAT(error_of(source), HasSubstr(error));
-    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
   }
   EXPECT_EQ(error_of("{{ 'abc'[-9223372036854775807:9223372036854775807:9223372036854775807] }}"),
             "rendered: a");
