@@ -65,6 +65,14 @@ std::vector<Way> make_attention() {
   return lazily([=] { return lazuli::fast::scaled_dot_product_attention(q, k, v, 0.125f, "causal"); });
 }
 
+// x @ transpose(w), w quantized to 4 bits in groups of 64.
+std::vector<Way> make_quantized(int64_t rows) {
+  array x = uniform({rows, kSide});
+  std::vector<array> w = lazuli::quantize(uniform({kSide, kSide}, lazuli::float32, 1, 2));
+  eval(w);
+  return lazily([=] { return quantized_matmul(x, w[0], w[1], w[2]); });
+}
+
 struct Convolution {
   array x = uniform({16, 56, 56, 64}), w = uniform({64, 3, 3, 64}, lazuli::float32, 1, 2),
         y = uniform({16, 56, 56, 64}, lazuli::float32, 1, 3);
@@ -152,6 +160,8 @@ int main(int argc, char** argv) {
           {"softmax", [=] { return make_unary([](const array& x) { return softmax(x, -1); }, square, 3); }},
           {"layer_norm", make_layer_norm},
           {"attention", make_attention},
+          {"q4_vecmat", [] { return make_quantized(1); }},
+          {"q4_matmul", [] { return make_quantized(512); }},
           {"argmax", [=] { return make_unary([](const array& x) { return argmax(x, -1); }, square); }},
           {"cumsum", [=] { return make_unary([](const array& x) { return cumsum(x, -1); }, square); }},
           {"transpose",

@@ -208,6 +208,17 @@ std::vector<Way> make_layer_norm() {
           {"loop, streaming stores",
            by_rows([=](int64_t, int64_t at) { row(at, [](float* p, vec v) { stream(p, v); }); })}};
 }
+// Reading what a product with 4-bit weights reads: the words, and a scale and a bias for each group of 64.
+std::vector<Way> make_q4_vecmat() {
+  const int64_t floats = kMany / 8 + 2 * (kMany / 64);
+  Floats x = uniform(floats), out(1);
+  return {{"reading the weights", [=] {
+             float total = 0;
+#pragma omp parallel for schedule(static) reduction(+ : total)
+             for (int64_t i = 0; i < floats; i += kSide) total += sum_of(x + i, kSide);
+             out[0] = total;
+           }}};
+}
 std::vector<Way> make_attention() { return library_attention(16, 1024, 64); }
 
 // Lanes moved up by `by`, zeros below.
@@ -536,6 +547,7 @@ int main(int argc, char** argv) {
                            {"softmax", make_softmax},
                            {"layer_norm", make_layer_norm},
                            {"attention", make_attention},
+                           {"q4_vecmat", make_q4_vecmat},
                            {"argmax", make_argmax},
                            {"cumsum", make_cumsum},
                            {"transpose", make_transpose},

@@ -75,6 +75,13 @@ std::vector<Way> make_matmul(int n) {
   return ways;
 }
 
+// 4-bit weights that someone else has unpacked.
+std::vector<Way> make_q4_matmul() {
+  constexpr int m = 512, n = 4096;
+  Floats x = uniform(m * n, 1), w = uniform(n * n, 2), out(m * n);
+  return {{"OpenBLAS, weights in float32", [=] { product(x, w, out, m, n, n); }}};
+}
+
 // Half precision through float32: the conversions are loops that the compiler vectorises.
 template <class Half, class Widen, class Narrow>
 Way through_float(int n, Widen widen, Narrow narrow) {
@@ -228,7 +235,7 @@ std::vector<bench::Row> library_rows() {
 #if defined(__FLT16_MAX__)
         {"matmul_f16_1024", [] { return make_matmul_f16(1024); }},
 #endif
-        {"conv2d_forward", [] { return make_convolution(Part::forward); }},
+        {"q4_matmul", make_q4_matmul}, {"conv2d_forward", [] { return make_convolution(Part::forward); }},
         {"conv2d_input_gradient", [] { return make_convolution(Part::input_gradient); }},
         {"conv2d_weight_gradient", [] { return make_convolution(Part::weight_gradient); }},
         {"mlp_step", [] {

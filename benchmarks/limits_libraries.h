@@ -6,7 +6,7 @@
 
 namespace limits {
 
-std::vector<bench::Row> library_rows();  // matmul_*, conv2d_*, mlp_step
+std::vector<bench::Row> library_rows();  // matmul_*, q4_matmul, conv2d_*, mlp_step
 
 bench::Way library_eltwise(const std::string& function, Floats in, int64_t side);  // exp, tanh, gelu
 bench::Way library_softmax(Floats in, int64_t side);

@@ -128,6 +128,11 @@ class Mlx:
         attend = self.mx.fast.scaled_dot_product_attention
         return self.ways(lambda q, k, v: attend(q, k, v, scale=0.125, mask="causal"), q, k, v)
 
+    def quantized(self, rows):
+        mx = self.mx
+        x, w = self.data(uniform(rows, SIDE)), mx.quantize(self.data(uniform(SIDE, SIDE, seed=2)))
+        return self.ways(lambda x, *w: mx.quantized_matmul(x, *w), x, *w)
+
     def argmax(self):
         return self.ways(lambda x: self.mx.argmax(x, axis=-1), self.data(uniform(SIDE, SIDE)))
 
@@ -473,6 +478,8 @@ ROWS = {
     "softmax": lambda lib: lib.softmax(),
     "layer_norm": lambda lib: lib.layer_norm(),
     "attention": lambda lib: lib.attention(),
+    "q4_vecmat": lambda lib: lib.quantized(1),
+    "q4_matmul": lambda lib: lib.quantized(512),
     "argmax": lambda lib: lib.argmax(),
     "cumsum": lambda lib: lib.cumsum(),
     "transpose": lambda lib: lib.transpose(),
@@ -491,7 +498,7 @@ PER_RUN = {"chain": CHAIN}
 
 
 def run_row(library, name):
-    if name not in ROWS:
+    if name not in ROWS or (name.startswith("q4_") and not hasattr(library, "quantized")):
         return {"row": name, "missing": True}
     try:
         best = None

@@ -43,6 +43,8 @@ ROWS = {
     "softmax": ("softmax over the last axis, 4096²", 1.25),
     "layer_norm": ("layer_norm, 4096²", 1.25),
     "attention": ("attention, causal, 16 heads × 1024 × 64", 1.25),
+    "q4_vecmat": ("4-bit weights, groups of 64: x[1,4096] @ W[4096,4096]ᵀ", 1.25),
+    "q4_matmul": ("4-bit weights, groups of 64: x[512,4096] @ W[4096,4096]ᵀ", 1.25),
     "argmax": ("argmax over the last axis, 4096²", 1.25),
     "cumsum": ("cumsum over the last axis, 4096²", None),
     "transpose": ("transpose and copy, 4096²", 1.25),

@@ -13,7 +13,6 @@ namespace lazuli::cpu {
 struct QuantizedKernels {
   int64_t step;     // elements
   int64_t padding;  // floats that must be readable behind the scales and biases of a row
-  int most_rows;    // rows of x that `dot` takes at once
 
   // x (n) to interleaved order, (n rounded up to steps), and back.
   void (*interleave)(const float* x, int64_t n, float* to);

@@ -199,32 +199,32 @@ HWY_INLINE void dots(const QuantizedFormat& f, const uint32_t* w, int64_t words,
 
 constexpr int kMostRows = HWY_TARGET == HWY_AVX3 ? 4 : 3;
 
+// Any number of rows of w with kCount rows of x.
+template <class T, int kCount>
+void dots_of_rows(const QuantizedFormat& f, const uint32_t* w, int64_t words, int rows, const float* scales,
+                  const float* biases, int64_t apart, const float* x, int64_t x_apart, const float* sums,
+                  float* out, int64_t stride) {
+  int r = 0;
+  for (; r + 2 <= rows; r += 2)
+    dots<T, 2, kCount>(f, w + r * words, words, scales + r * apart, biases ? biases + r * apart : nullptr,
+                       apart, x, x_apart, sums, out + r, stride);
+  if (r < rows)
+    dots<T, 1, kCount>(f, w + r * words, words, scales + r * apart, biases ? biases + r * apart : nullptr,
+                       apart, x, x_apart, sums, out + r, stride);
+}
+
 template <class T>
 void dot(const QuantizedFormat& f, const uint32_t* w, int64_t words, int rows, const float* scales,
          const float* biases, int64_t apart, const float* x, int64_t x_apart, const float* sums,
          int64_t count, float* out, int64_t stride) {
   if (rows == 4 && count == 1)
     return dots<T, 4, 1>(f, w, words, scales, biases, apart, x, x_apart, sums, out, stride);
-  for (int64_t i = 0; i < count;
-       i += kMostRows, x += kMostRows * x_apart, sums += kMostRows * apart, out += kMostRows * stride) {
+  constexpr decltype(&dots_of_rows<T, 1>) product[] = {&dots_of_rows<T, 1>, &dots_of_rows<T, 2>,
+                                                       &dots_of_rows<T, 3>, &dots_of_rows<T, 4>};
+  for (int64_t i = 0; i < count; i += kMostRows) {
     const int64_t n = std::min<int64_t>(kMostRows, count - i);
-    int r = 0;
-    auto with = [&]<int kRows, int kCount>() HWY_ATTR {
-      dots<T, kRows, kCount>(f, w + r * words, words, scales + r * apart,
-                             biases ? biases + r * apart : nullptr, apart, x, x_apart, sums, out + r, stride);
-      r += kRows;
-    };
-    while (r < rows) {
-      const bool two = rows - r >= 2;
-      if (n == 1)
-        two ? with.template operator()<2, 1>() : with.template operator()<1, 1>();
-      else if (n == 2)
-        two ? with.template operator()<2, 2>() : with.template operator()<1, 2>();
-      else if (n == 3)
-        two ? with.template operator()<2, 3>() : with.template operator()<1, 3>();
-      else
-        two ? with.template operator()<2, 4>() : with.template operator()<1, 4>();
-    }
+    product[static_cast<size_t>(n - 1)](f, w, words, rows, scales, biases, apart, x + i * x_apart, x_apart,
+                                        sums + i * apart, out + i * stride, stride);
   }
 }
 
@@ -293,8 +293,7 @@ void add_rows(const QuantizedFormat& f, const uint32_t* w, int64_t words, int ro
 template <int kBits, Codes kCodes>
 const QuantizedKernels* kernels() {
   using T = Format<kBits, kCodes>;
-  static const QuantizedKernels k{T::kStep,    kLanes,  kMostRows,  &interleave<T>,
-                                  &restore<T>, &dot<T>, &unpack<T>, &add_rows<T>};
+  static const QuantizedKernels k{T::kStep, kLanes, &restore<T>, &dot<T>, &unpack<T>, &add_rows<T>};
   return &k;
 }
 
