@@ -1,13 +1,25 @@
 #include "lm/layers.h"
 
-#include <fmt/format.h>
-
-#include <stdexcept>
-
 #include "lazuli/fast.h"
-#include "lazuli/transforms.h"
+#include "lazuli/nn/activations.h"
 
 namespace lazuli::lm {
+
+namespace {
+
+// Features [begin, end) of the last axis.
+array features(const array& x, int64_t begin, int64_t end) {
+  Shape start(x.shape().size(), 0), stop = x.shape();
+  start.back() = begin;
+  stop.back() = end;
+  return slice(x, start, stop);
+}
+
+array activate(const array& x, Activation a) {
+  return a == Activation::silu ? nn::silu(x) : nn::gelu_approx(x);
+}
+
+}  // namespace
 
 array Linear::operator()(const array& x) const {
   array y = std::visit(
@@ -21,9 +33,19 @@ array Linear::operator()(const array& x) const {
   return bias ? y + *bias : y;
 }
 
-int64_t Linear::rows() const {
-  if (auto* blocks = std::get_if<BlockMatrix>(&weight)) return blocks->rows();
-  return std::get<array>(weight).shape(0);
+std::vector<array> Projections::operator()(const array& x) const {
+  std::vector<array> results;
+  if (parts.size() == rows.size()) {
+    for (const Linear& part : parts) results.push_back(part(x));
+    return results;
+  }
+  array all = parts[0](x);
+  int64_t begin = 0;
+  for (int64_t n : rows) {
+    results.push_back(features(all, begin, begin + n));
+    begin += n;
+  }
+  return results;
 }
 
 array Embedding::operator()(const array& tokens) const {
@@ -31,92 +53,71 @@ array Embedding::operator()(const array& tokens) const {
   return astype(take(table, tokens, 0), float32);
 }
 
-array rope(const array& x, const Rope& o, const Position& position) {
-  const auto base = o.frequencies ? std::nullopt : std::optional(o.base);
-  if (auto* at = std::get_if<int64_t>(&position))
-    return fast::rope(x, o.size, o.traditional, base, o.scale, static_cast<int>(*at), o.frequencies);
-  return fast::rope(x, o.size, o.traditional, base, o.scale, std::get<array>(position), o.frequencies);
+array Norm::operator()(const array& x) const {
+  return bias ? fast::layer_norm(x, weight, bias, eps) : fast::rms_norm(x, weight, eps);
 }
 
-const GgufTensor& GgufWeights::tensor(const std::string& name, const Shape& shape) const {
-  const GgufTensor* found = file_.find(name);
-  if (!found) throw std::runtime_error(fmt::format("[load_model] the file has no tensor {}", name));
-  if (found->shape != shape)
-    throw std::runtime_error(fmt::format("[load_model] tensor {} has the shape {}, expected {}", name,
-                                         to_string(found->shape), to_string(shape)));
-  return *found;
-}
-
-Weight GgufWeights::weight(const std::string& name, int64_t rows, int64_t columns) const {
-  const GgufTensor& t = tensor(name + ".weight", {rows, columns});
-  if (t.packed() && can_pack(t.type) && rows % 8 == 0 && columns % 32 == 0) {
-    BlockMatrix packed = pack_blocks(t.values(), t.type);
-    packed.tiles.eval();
-    release_pages(t);
-    bytes_ += packed.tiles.nbytes();
-    return packed;
-  }
-  array w = t.packed() ? dequantize(t, float16) : t.values();
-  bytes_ += w.nbytes();
-  return w;
-}
-
-Linear GgufWeights::linear(const std::string& name, int64_t rows, int64_t columns) const {
-  Linear l{weight(name, rows, columns)};
-  if (has(name + ".bias")) l.bias = vector(name + ".bias", rows);
-  return l;
-}
-
-Linear GgufWeights::stacked(const std::vector<std::string>& names, const std::vector<int64_t>& rows,
-                            int64_t columns) const {
-  std::vector<BlockMatrix> blocks;
-  std::vector<array> plain, biases;
-  for (size_t i = 0; i < names.size(); ++i) {
-    Linear l = linear(names[i], rows[i], columns);
-    if (auto* b = std::get_if<BlockMatrix>(&l.weight))
-      blocks.push_back(*b);
-    else
-      plain.push_back(std::get<array>(l.weight));
-    if (l.bias) biases.push_back(*l.bias);
-  }
-  // Types may differ between the parts; then all are expanded.
-  bool alike = plain.empty();
-  for (auto& b : blocks)
-    alike =
-        alike && b.bits == blocks[0].bits && b.group == blocks[0].group && b.minimums == blocks[0].minimums;
-  Linear out{array(0.0f)};
-  if (alike) {
-    BlockMatrix all = stack_rows(blocks);
-    all.tiles.eval();
-    out.weight = all;
-  } else {
-    std::vector<array> parts;
-    for (size_t i = 0; i < names.size(); ++i) {
-      const GgufTensor& t = file_.at(names[i] + ".weight");
-      parts.push_back(t.packed() ? dequantize(t, float16) : t.values());
+array Attention::operator()(const array& x, KVCache& cache) const {
+  const int64_t batch = x.shape(0), n = x.shape(1), d = head_size;
+  std::vector<array> parts;     // (batch, positions, heads, head size)
+  if (qkv.parts.size() == 1) {  // heads are cut after the reshape, which then never copies
+    array y = qkv.parts[0](x);
+    array all = reshape(y, {batch, n, y.shape(2) / d, d});
+    int64_t first = 0;
+    for (int64_t rows : qkv.rows) {
+      parts.push_back(slice(all, {0, 0, first, 0}, {batch, n, first + rows / d, d}));
+      first += rows / d;
     }
-    array all = concatenate(std::move(parts), 0);
-    all.eval();
-    out.weight = all;
+  } else {
+    for (const array& y : qkv(x)) parts.push_back(reshape(y, {batch, n, y.shape(2) / d, d}));
   }
-  if (!biases.empty()) {
-    if (biases.size() != names.size())
-      throw std::runtime_error(fmt::format("[load_model] only some of {} ... have a bias", names[0]));
-    out.bias = concatenate(std::move(biases), 0);
+  for (array& part : parts) part = transpose(part, {0, 2, 1, 3});
+  array q = parts[0], k = parts[1];
+  if (q_norm) q = (*q_norm)(q);
+  if (k_norm) k = (*k_norm)(k);
+  if (rope) {
+    q = lm::rope(q, *rope, cache.position());
+    k = lm::rope(k, *rope, cache.position());
   }
-  return out;
+  array y = transpose(cache.attend(q, k, parts[2], options), {0, 2, 1, 3});
+  return out(reshape(y, {batch, n, y.shape(2) * d}));
 }
 
-array GgufWeights::vector(const std::string& name, int64_t size) const {
-  const GgufTensor& t = tensor(name, {size});
-  array v = t.packed() ? dequantize(t) : astype(t.values(), float32);
-  bytes_ += v.nbytes();
-  return v;
+array FeedForward::operator()(const array& x) const {
+  std::vector<array> parts = gate_up(x);
+  array y = activate(parts[0], activation);
+  return down(parts.size() > 1 ? y * parts[1] : y);
 }
 
-Embedding GgufWeights::embedding(const std::string& name, int64_t rows, int64_t columns) const {
-  const GgufTensor& t = tensor(name, {rows, columns});
-  return {t.values(), t.packed() ? t.type : GgmlType::F32};
+// The routing is read before the experts' graphs are built: each expert sees its own tokens only, and the
+// weights of the others are not touched.
+array Experts::operator()(const array& x) const {
+  const int64_t n = x.shape(0) * x.shape(1), hidden = x.shape(2);
+  const int k = static_cast<int>(used);
+  array rows = reshape(x, {n, hidden});
+  array scores = softmax(router(rows), -1, true);
+  array chosen = slice(argpartition(negative(scores), k - 1, -1), {0, 0}, {n, used});
+  array shares = take_along_axis(scores, chosen, -1);
+  if (normalize) shares = shares / sum(shares, -1, true);
+
+  const auto experts = astype(chosen, int32).to_vector<int32_t>();  // (token, choice)
+  std::vector<array> results;
+  std::vector<int32_t> place(experts.size());  // of a choice among the results
+  int32_t done = 0;
+  for (size_t e = 0; e < down.size(); ++e) {
+    std::vector<int32_t> tokens;
+    for (size_t i = 0; i < experts.size(); ++i) {
+      if (experts[i] != static_cast<int32_t>(e)) continue;
+      place[i] = done++;
+      tokens.push_back(static_cast<int32_t>(i) / k);
+    }
+    if (tokens.empty()) continue;
+    array mine = take(rows, array(tokens.data(), {static_cast<int64_t>(tokens.size())}, int32), 0);
+    results.push_back(down[e](nn::silu(gate[e](mine)) * up[e](mine)));
+  }
+  array all = concatenate(std::move(results), 0);
+  array by_token = take(all, array(place.data(), {n, used}, int32), 0);  // (n, used, hidden)
+  return reshape(sum(by_token * expand_dims(shares, -1), 1), x.shape());
 }
 
 }  // namespace lazuli::lm

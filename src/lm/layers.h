@@ -1,4 +1,4 @@
-// The parts that language models are made of.
+// The parts that language models are made of. Activations are float32 of shape (batch, positions, features).
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include "lazuli/io/gguf.h"
 #include "lazuli/lm/cache.h"
 #include "lazuli/ops.h"
+#include "lm/rope.h"
 
 namespace lazuli::lm {
 
@@ -17,54 +18,69 @@ namespace lazuli::lm {
 using Weight = std::variant<array, BlockMatrix>;
 
 struct Linear {
-  Weight weight;
+  Weight weight = array(0.0f);
   std::optional<array> bias = std::nullopt;
 
   // (..., columns) -> (..., rows)
   array operator()(const array& x) const;
-  int64_t rows() const;
+};
+
+// Products that read the same input: one matrix, or several.
+struct Projections {
+  std::vector<Linear> parts;
+  std::vector<int64_t> rows;  // of each result
+
+  std::vector<array> operator()(const array& x) const;
 };
 
 // A table of vectors (vocabulary, hidden) that stays in its blocks.
 struct Embedding {
-  array table;  // plain, or the rows of blocks as uint8
+  array table = array(0.0f);  // plain, or the rows of blocks as uint8
   GgmlType type = GgmlType::F32;
 
   array operator()(const array& tokens) const;  // (...) -> (..., hidden), float32
 };
 
-// Rotary positions of (batch, heads, positions, head size); see fast::rope.
-struct Rope {
-  int size = 0;  // features that turn
-  bool traditional = false;
-  float base = 10000, scale = 1;
-  std::optional<array> frequencies = std::nullopt;  // instead of the base
+// RMS norm, or layer norm if there is a bias.
+struct Norm {
+  array weight = array(1.0f);
+  std::optional<array> bias = std::nullopt;
+  float eps = 1e-5f;
+
+  array operator()(const array& x) const;
 };
-array rope(const array& x, const Rope& options, const Position& position);
 
-// Tensors of a GGUF file as layers, with the shapes checked.
-class GgufWeights {
- public:
-  explicit GgufWeights(const Gguf& file) : file_(file) {}
+// Self-attention with grouped heads.
+struct Attention {
+  Projections qkv;
+  Linear out;
+  std::optional<Norm> q_norm = std::nullopt, k_norm = std::nullopt;  // over each head
+  int64_t head_size = 0;
+  std::optional<Rope> rope = std::nullopt;
+  AttentionOptions options{.scale = 1};
 
-  bool has(const std::string& name) const { return file_.find(name); }
-  // name + ".weight" of shape (rows, columns) and, if it is there, name + ".bias".
-  Linear linear(const std::string& name, int64_t rows, int64_t columns) const;
-  // Several that read the same input, as one product.
-  Linear stacked(const std::vector<std::string>& names, const std::vector<int64_t>& rows,
-                 int64_t columns) const;
-  // A vector as float32.
-  array vector(const std::string& name, int64_t size) const;
-  Embedding embedding(const std::string& name, int64_t rows, int64_t columns) const;
-  // Bytes of all weights handed out.
-  size_t bytes() const { return bytes_; }
+  array operator()(const array& x, KVCache& cache) const;
+};
 
- private:
-  const GgufTensor& tensor(const std::string& name, const Shape& shape) const;
-  Weight weight(const std::string& name, int64_t rows, int64_t columns) const;
+enum class Activation { silu, gelu };  // gelu by tanh
 
-  const Gguf& file_;
-  mutable size_t bytes_ = 0;
+// down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate.
+struct FeedForward {
+  Projections gate_up;  // gate and up, or up only
+  Linear down;
+  Activation activation = Activation::silu;
+
+  array operator()(const array& x) const;
+};
+
+// A mixture of experts: each token goes to the `used` experts that the router gives the largest scores.
+struct Experts {
+  Linear router;
+  std::vector<Linear> gate, up, down;  // of each expert
+  int64_t used = 1;
+  bool normalize = true;  // weights of the experts used sum to 1
+
+  array operator()(const array& x) const;
 };
 
 }  // namespace lazuli::lm

@@ -37,16 +37,16 @@ array Model::all_logits(const array& tokens, Cache& cache) const {
   return network_->logits(network_->hidden(tokens, cache));
 }
 
-Model load_model(const Gguf& file) {
-  const std::string architecture = file.metadata.get_or<std::string>("general.architecture", "(none)");
-  for (const Architecture& a : architectures())
-    if (a.name == architecture) return Model(a.from_gguf(file));
-  std::string known;
-  for (const Architecture& a : architectures()) known += (known.empty() ? "" : ", ") + std::string(a.name);
-  throw std::runtime_error(
-      fmt::format("[load_model] the architecture {} is not known; known are {}", architecture, known));
+namespace {
+
+Model load(const Weights& weights) {
+  return Model(find_architecture(weights.config().architecture).load(weights));
 }
 
-Model load_model(const std::string& path) { return load_model(load_gguf(path)); }
+}  // namespace
+
+Model load_model(const Gguf& file) { return load(*open_gguf(file)); }
+Model load_model(const ModelFiles& files) { return load(*open_weights(files)); }
+Model load_model(const std::string& path) { return load_model(load_model_files(path)); }
 
 }  // namespace lazuli::lm

@@ -3,18 +3,30 @@
 
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "lazuli/lm/model.h"
+#include "lm/weights.h"
 
 namespace lazuli::lm {
 
 struct Architecture {
-  std::string_view name;  // as GGUF's general.architecture
-  std::shared_ptr<const Model::Network> (*from_gguf)(const Gguf&);
+  std::string_view name;        // as GGUF's general.architecture
+  std::string_view model_type;  // as config.json's
+  std::shared_ptr<const Model::Network> (*load)(const Weights&);
 };
+// Several model types may share a name.
 std::span<const Architecture> architectures();
+// Throws std::runtime_error that lists what is known.
+const Architecture& find_architecture(std::string_view name);
+const Architecture* find_model_type(std::string_view model_type);  // null if there is none
+std::string known_model_types();
 
-std::shared_ptr<const Model::Network> load_llama(const Gguf&);
+std::shared_ptr<const Model::Network> load_llama(const Weights&);
+std::shared_ptr<const Model::Network> load_qwen(const Weights&);
+std::shared_ptr<const Model::Network> load_gemma(const Weights&);
+std::shared_ptr<const Model::Network> load_phi3(const Weights&);
+std::shared_ptr<const Model::Network> load_gpt2(const Weights&);
 
 }  // namespace lazuli::lm

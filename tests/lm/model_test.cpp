@@ -1,10 +1,14 @@
 // Models against the logits of mlx-lm (tools/make_model_references.py), and what holds for every model.
 #include "lazuli/lm/model.h"
 
+#include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "lazuli/io/model_files.h"
+#include "lazuli/memory.h"
 #include "lazuli/ops.h"
 #include "lazuli/transforms.h"
 #include "tests/support.h"
@@ -17,14 +21,38 @@ using lazuli::testing::same_bits;
 
 const std::string kFolder = LAZULI_TEST_DATA "/models/";
 
+// A row of logits.json: tokens and their logits, a file or folder that gives them, and changes to its
+// config.json.
 struct Reference {
+  std::string file;
   std::vector<int32_t> tokens;
   std::vector<std::vector<float>> logits;
+  nlohmann::json config = {};
 };
-Reference reference_of(const std::string& file) {
+void PrintTo(const Reference& r, std::ostream* os) { *os << r.file << " " << r.config; }
+
+std::vector<Reference> references() {
   std::ifstream in(kFolder + "logits.json");
-  auto all = nlohmann::json::parse(in);
-  return {all.at(file).at("tokens"), all.at(file).at("logits")};
+  std::vector<Reference> all;
+  const auto rows = nlohmann::json::parse(in);
+  for (auto& row : rows)
+    for (auto& file : row.at("files"))
+      all.push_back(
+          {file, row.at("tokens"), row.at("logits"), row.value("config", nlohmann::json::object())});
+  return all;
+}
+Reference reference_of(const std::string& file) {
+  for (Reference& r : references())
+    if (r.file == file) return r;
+  throw std::out_of_range(file);
+}
+Model load(const Reference& r) {
+  ModelFiles files = load_model_files(kFolder + r.file);
+  if (r.config.empty()) return load_model(files);
+  auto config = nlohmann::json::parse(files.config);
+  config.update(r.config);
+  files.config = config.dump();
+  return load_model(files);
 }
 array ids(const std::vector<int32_t>& t, size_t first, size_t n) {
   return array(t.data() + first, {1, static_cast<int64_t>(n)}, int32);
@@ -35,13 +63,17 @@ void expect_near(const array& logits, const std::vector<float>& want, double tol
   for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], tolerance) << "token " << i;
 }
 
-class Models : public ::testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(All, Models,
-                         ::testing::Values("llama.gguf", "llama3.gguf", "qwen2.gguf", "qwen3.gguf"));
+class Models : public ::testing::TestWithParam<Reference> {};
+INSTANTIATE_TEST_SUITE_P(All, Models, ::testing::ValuesIn(references()), [](const auto& test) {
+  std::string name = test.param.file + (test.param.config.empty() ? "" : "_" + std::to_string(test.index));
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
+  return name;
+});
 
 TEST_P(Models, LogitsAreThoseOfMlxLm) {
-  Model model = load_model(kFolder + GetParam());
-  Reference r = reference_of(GetParam());
+  const Reference& r = GetParam();
+  Model model = load(r);
   Cache cache = model.make_cache();
   array all = squeeze(model.all_logits(ids(r.tokens, 0, r.tokens.size()), cache), 0);
   for (size_t i = 0; i < r.tokens.size(); ++i)
@@ -50,27 +82,43 @@ TEST_P(Models, LogitsAreThoseOfMlxLm) {
 }
 
 TEST_P(Models, TokenByTokenAndInChunksIsTheSame) {
-  Model model = load_model(kFolder + GetParam());
-  Reference r = reference_of(GetParam());
+  const Reference& r = GetParam();
+  Model model = load(r);
   Cache single = model.make_cache(), chunks = model.make_cache();
   for (size_t i = 0; i < r.tokens.size(); ++i)
     expect_near(model(ids(r.tokens, i, 1), single), r.logits[i], 2e-4);
   EXPECT_EQ(single.length(), static_cast<int64_t>(r.tokens.size()));
-  expect_near(model(ids(r.tokens, 0, 4), chunks), r.logits[3], 2e-4);
-  expect_near(model(ids(r.tokens, 4, 6), chunks), r.logits[9], 2e-4);
+  for (auto [first, n] : {std::pair<size_t, size_t>{0, 4}, {4, 2}, {6, 1}, {7, 3}})
+    expect_near(model(ids(r.tokens, first, n), chunks), r.logits[first + n - 1], 2e-4);
+}
+
+// Rows of a batch do not see each other; a mixture of experts sends their tokens to different places.
+TEST_P(Models, BatchesAreRowsByThemselves) {
+  const Reference& r = GetParam();
+  Model model = load(r);
+  std::vector<int32_t> two(r.tokens.begin(), r.tokens.begin() + 5), other{7, 7, 8, 11, 12};
+  two.insert(two.end(), other.begin(), other.end());
+  Cache both = model.make_cache(), second = model.make_cache();
+  array logits = model(array(two.data(), {2, 5}, int32), both);
+  expect_near(slice(logits, {0, 0}, {1, logits.shape(1)}), r.logits[4], 2e-4);
+  expect_near(slice(logits, {1, 0}, {2, logits.shape(1)}), model(ids(other, 0, 5), second).to_vector<float>(),
+              2e-4);
 }
 
 TEST_P(Models, TrimmedCacheForgets) {
-  Model model = load_model(kFolder + GetParam());
-  Reference r = reference_of(GetParam());
+  const Reference& r = GetParam();
+  Model model = load(r);
   Cache cache = model.make_cache();
   eval(model(ids(r.tokens, 0, 5), cache));
   eval(model(array({39, 38}, {1, 2}), cache));
-  cache.trim(2);
-  EXPECT_EQ(cache.length(), 5);
-  expect_near(model(ids(r.tokens, 5, 5), cache), r.logits[9], 2e-4);
+  if (cache.trimmable() >= 2) {  // no layer has a window that has moved on
+    cache.trim(2);
+    EXPECT_EQ(cache.length(), 5);
+    expect_near(model(ids(r.tokens, 5, 5), cache), r.logits[9], 2e-4);
+  }
   cache.trim(100);
   EXPECT_EQ(cache.length(), 0);
+  expect_near(model(ids(r.tokens, 0, 10), cache), r.logits[9], 2e-4);
 }
 
 // The relative error of all logits that come from the same weights in another form.
@@ -101,6 +149,41 @@ TEST(ModelFiles, BlocksComputeWhatTheirValuesDo) {
   }
 }
 
+// Every file layout of a Llama gives the weights of another dtype, too; halves are rounded, not lost.
+TEST(ModelFiles, HalfWeightsStayHalf) {
+  ModelFiles files = load_model_files(kFolder + "mistral");
+  const size_t full = load_model(files).info().weight_bytes;
+  Reference r = reference_of("mistral");
+  for (Dtype dtype : {bfloat16, float16}) {
+    ModelFiles half = files;
+    for (auto& [name, w] : half.weights) w = astype(w, dtype);
+    Model model = load_model(half);
+    EXPECT_LT(model.info().weight_bytes, full * 6 / 10);
+    Cache cache = model.make_cache();
+    array logits = model(ids(r.tokens, 0, 10), cache);
+    EXPECT_EQ(logits.dtype(), float32);
+    expect_near(logits, r.logits[9], dtype == float16 ? 0.02 : 0.15);
+  }
+}
+
+TEST(ModelFiles, PlainWeightsAreNotCopied) {
+  ModelFiles files = load_model_files(kFolder + "mistral");
+  for (auto& [name, w] : files.weights) w.eval();
+  const size_t before = get_active_memory();
+  Model model = load_model(files);
+  // Norms become float32, which they are already.
+  EXPECT_LT(get_active_memory(), before + 1024);
+}
+
+TEST(ModelFiles, LayersWithAWindowRememberNoMore) {
+  Model model = load_model(kFolder + "gemma3");
+  Cache cache = model.make_cache();
+  Reference r = reference_of("gemma3");
+  for (size_t i = 0; i < r.tokens.size(); ++i) eval(model(ids(r.tokens, i, 1), cache));
+  for (size_t i = 0; i < 7; ++i)
+    EXPECT_EQ(cache[i].state().arrays[0].shape(2), i == 5 ? 10 : 4) << "layer " << i;
+}
+
 TEST(ModelFiles, ErrorsNameWhatIsWrong) {
   Gguf file = load_gguf(kFolder + "llama.gguf");
   auto fails = [&](auto change) {
@@ -108,8 +191,20 @@ TEST(ModelFiles, ErrorsNameWhatIsWrong) {
     change(bad);
     return message_of<std::exception>([&] { load_model(bad); });
   };
-  EXPECT_EQ(fails([](Gguf& f) { f.metadata.set("general.architecture", "rwkv"); }),
-            "[load_model] the architecture rwkv is not known; known are llama, qwen2, qwen3");
+  EXPECT_EQ(
+      fails([](Gguf& f) { f.metadata.set("general.architecture", "rwkv"); }),
+      "[load_model] the architecture rwkv is not known; known are llama, qwen2, qwen3, qwen3moe, gemma2, "
+      "gemma3, phi3, gpt2");
+  EXPECT_EQ(fails([](Gguf& f) { f.metadata.set("llama.rope.scaling.type", "dynamic"); }),
+            "[load_model] rope scaling dynamic is not known; known are linear, yarn, longrope");
+  EXPECT_EQ(fails([](Gguf& f) { f.metadata.set("llama.attention.sliding_window", GgufValue(uint32_t{1})); }),
+            "[load_model] a sliding window of 1 is not possible");
+  EXPECT_EQ(fails([](Gguf& f) { f.metadata.set("llama.rope.dimension_count", GgufValue(uint32_t{10})); }),
+            "[load_model] rope over 10 of 8 features is not possible");
+  EXPECT_EQ(fails([](Gguf& f) { f.metadata.set("llama.expert_count", GgufValue(uint32_t{4})); }),
+            "[load_model] 0 of 4 experts do not make a model");
+  EXPECT_EQ(fails([](Gguf& f) { f.metadata.set("llama.block_count", GgufValue(uint32_t{1u << 31})); }),
+            "[load_model] 2147483648 layers of width 32 with 4 heads over 2 key heads do not make a model");
   EXPECT_EQ(fails([](Gguf& f) {
               std::erase_if(f.tensors, [](auto& t) { return t.name == "blk.1.attn_q.weight"; });
             }),
@@ -125,6 +220,86 @@ TEST(ModelFiles, ErrorsNameWhatIsWrong) {
             std::string::npos);
   EXPECT_NE(message_of<std::exception>([] { load_model("/nonexistent.gguf"); }).find("/nonexistent.gguf"),
             std::string::npos);
+}
+
+TEST(ModelFiles, ErrorsOfFoldersNameWhatIsWrong) {
+  using nlohmann::json;
+  auto fails = [&](const std::string& folder, auto change) {
+    ModelFiles bad = load_model_files(kFolder + folder);
+    json config = json::parse(bad.config);
+    change(bad, config);
+    bad.config = config.dump();
+    bad.path = "here";
+    return message_of<std::runtime_error>([&] { load_model(bad); });
+  };
+  auto with = [&](const std::string& folder, const json& patch) {
+    return fails(folder, [&](ModelFiles&, json& c) { c.merge_patch(patch); });
+  };
+  EXPECT_EQ(
+      with("mistral", {{"model_type", "rwkv"}}),
+      "[load_model] config.json: the model_type rwkv is not known; known are llama, mistral, mixtral, qwen2, "
+      "qwen3, qwen3_moe, gemma2, gemma3_text, gemma3, phi3, gpt2");
+  EXPECT_EQ(with("mistral", {{"model_type", nullptr}}),
+            "[load_model] config.json: the key model_type is missing");
+  EXPECT_EQ(with("mistral", {{"hidden_size", nullptr}}),
+            "[load_model] config.json: the key hidden_size is missing");
+  EXPECT_EQ(with("mistral", {{"hidden_size", "16"}}),
+            "[load_model] config.json: hidden_size must be an integer, not \"16\"");
+  EXPECT_EQ(with("mistral", {{"hidden_size", 24}}),
+            "[load_model] tensor model.embed_tokens.weight has the shape (40, 16), expected (40, 24)");
+  EXPECT_EQ(
+      with("mistral", {{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2}}}}),
+      "[load_model] config.json: rope scaling dynamic is not known; known are default, linear, llama3, yarn, "
+      "longrope");
+  EXPECT_EQ(with("mistral", {{"rope_scaling", {{"rope_type", "yarn"}}}}),
+            "[load_model] config.json, rope_scaling: the key factor is missing");
+  EXPECT_EQ(with("phi3", {{"rope_scaling", {{"long_factor", {1, 2, 3}}}}}),
+            "[load_model] rope scaling has 3 factors, expected 2");
+  EXPECT_EQ(with("phi3", {{"partial_rotary_factor", 0}}),
+            "[load_model] config.json: partial_rotary_factor must be above 0 and at most 1, not 0");
+  EXPECT_EQ(with("gemma3", {{"layer_types", {"linear_attention"}}}),
+            "[load_model] config.json: layers of the type linear_attention are not known");
+  EXPECT_EQ(with("gemma3", {{"layer_types", {"full_attention"}}}),
+            "[load_model] the kinds of 1 layers are given for 7");
+  EXPECT_EQ(with("gpt2", {{"activation_function", "relu"}}),
+            "[load_model] config.json: the activation relu is not known for gpt2");
+  EXPECT_EQ(with("mistral", {{"quantization_config", {{"quant_method", "gptq"}}}}),
+            "[load_model] config.json: weights quantized by gptq are not supported");
+  EXPECT_EQ(with("mistral-mistral", {{"norm_eps", nullptr}}),
+            "[load_model] params.json: the key norm_eps is missing");
+  EXPECT_EQ(with("mistral-mistral", {{"q_lora_rank", 8}}),
+            "[load_model] params.json: models with q_lora_rank are not supported");
+  EXPECT_EQ(with("mixtral-mistral", {{"moe", {{"num_experts", 5}}}}),
+            "[load_model] tensor layers.0.feed_forward.gate.weight has the shape (4, 16), expected (5, 16)");
+  EXPECT_EQ(
+      fails("mixtral", [](ModelFiles& f,
+                          json&) { f.weights.erase("model.layers.1.block_sparse_moe.experts.3.w2.weight"); }),
+      "[load_model] here has no tensor model.layers.1.block_sparse_moe.experts.3.w2.weight");
+  EXPECT_EQ(fails("gpt2", [](ModelFiles& f, json&) { f.weights.erase("h.1.ln_2.bias"); }),
+            "[load_model] the layer norm blk.1.ffn_norm has no bias");
+  EXPECT_EQ(
+      fails("qwen3", [](ModelFiles& f, json&) { f.weights.erase("model.layers.0.self_attn.k_norm.weight"); }),
+      "[load_model] here has no tensor model.layers.0.self_attn.k_norm.weight");
+  EXPECT_EQ(fails("mistral",
+                  [](ModelFiles& f, json&) {
+                    array& w = f.weights.at("model.norm.weight");
+                    w = astype(w, int32);
+                  }),
+            "[load_model] tensor model.norm.weight holds int32, expected floating point values");
+  ModelFiles no_config = load_model_files(kFolder + "mistral");
+  no_config.config = "";
+  EXPECT_EQ(message_of<std::runtime_error>([&] { load_model(no_config); }),
+            "[load_model] config.json: the model needs it, and it must hold a JSON object");
+}
+
+TEST(ModelFiles, PositionsEndWhereTheyWereLearned) {
+  Model model = load_model(kFolder + "gpt2");
+  Cache cache = model.make_cache();
+  eval(model(array(std::vector<int32_t>(60, 3).data(), {1, 60}, int32), cache));
+  EXPECT_EQ(message_of<std::invalid_argument>([&] {
+              model(array({1, 2, 3, 4, 5}, {1, 5}), cache);
+            }),
+            "[model] 65 tokens are more than the 64 positions that the model has learned");
 }
 
 }  // namespace

@@ -13,7 +13,7 @@
 #include <string>
 
 #include "lazuli/array.h"
-#include "lazuli/io/gguf.h"
+#include "lazuli/io/model_files.h"
 #include "lazuli/lm/cache.h"
 
 namespace lazuli::lm {
@@ -60,11 +60,14 @@ class Model {
   std::shared_ptr<const Network> network_;
 };
 
-// Builds the model that a GGUF file holds; its weights keep their block formats. Throws std::runtime_error
-// that names the tensor or key for architectures that are not known, missing tensors and shapes that do not
-// fit.
+// Builds the model that files hold, of any layout that load_model_files reads. Weights in ggml's block
+// formats stay in blocks, plain ones keep their dtype and stay mapped. Throws std::runtime_error that names
+// the tensor or key for architectures that are not known (known are Llama, Mistral, Mixtral, Qwen 2 and 3,
+// Gemma 2 and 3, Phi-3, GPT-2), missing tensors, shapes that do not fit, and configurations that are not
+// understood.
+Model load_model(const ModelFiles& files);
 Model load_model(const Gguf& file);
-// The same from a path.
+// The same from a path: a GGUF file, or a folder as Hugging Face or Mistral publish them.
 Model load_model(const std::string& path);
 
 }  // namespace lazuli::lm

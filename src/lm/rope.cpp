@@ -1,0 +1,101 @@
+#include "lm/rope.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <stdexcept>
+
+#include "lazuli/fast.h"
+#include "lazuli/ops.h"
+
+namespace lazuli::lm {
+
+namespace {
+
+std::vector<double> periods_of(const Rope& r) {
+  std::vector<double> p(static_cast<size_t>(r.size / 2));
+  for (size_t i = 0; i < p.size(); ++i)
+    p[i] = std::pow(static_cast<double>(r.base), 2.0 * static_cast<double>(i) / static_cast<double>(r.size));
+  return p;
+}
+
+void set_periods(Rope& r, const std::vector<double>& p) {
+  std::vector<float> values(p.begin(), p.end());
+  r.periods = array(values.data(), {static_cast<int64_t>(values.size())}, float32);
+}
+
+void expect_factors(const Rope& r, size_t found) {
+  if (static_cast<int64_t>(found) != r.size / 2)
+    throw std::runtime_error(
+        fmt::format("[load_model] rope scaling has {} factors, expected {}", found, r.size / 2));
+}
+
+}  // namespace
+
+array rope(const array& x, const Rope& o, const Position& position) {
+  const auto base = o.periods ? std::nullopt : std::optional(o.base);
+  const int size = static_cast<int>(o.size);
+  array in = x;
+  if (o.magnitude != 1) {
+    const int64_t d = x.shape(-1);
+    if (o.size == d) {
+      in = x * array(o.magnitude);
+    } else {
+      array turns = less(arange(0.0, static_cast<double>(d), int32), array(static_cast<int32_t>(o.size)));
+      in = x * where(turns, array(o.magnitude), array(1.0f));
+    }
+  }
+  if (auto* at = std::get_if<int64_t>(&position))
+    return fast::rope(in, size, o.traditional, base, o.scale, static_cast<int>(*at), o.periods);
+  return fast::rope(in, size, o.traditional, base, o.scale, std::get<array>(position), o.periods);
+}
+
+void scale_periods(Rope& r, const std::vector<float>& factors) {
+  expect_factors(r, factors.size());
+  auto p = periods_of(r);
+  for (size_t i = 0; i < p.size(); ++i) p[i] *= static_cast<double>(factors[i]);
+  set_periods(r, p);
+}
+
+void apply(Rope& r, const Llama3Scaling& s) {
+  auto p = periods_of(r);
+  for (double& period : p) {
+    const double turns = s.original_context / (2 * std::numbers::pi * period);  // within the original context
+    if (turns < s.low) {
+      period *= s.factor;
+    } else if (turns < s.high) {
+      const double keep = (turns - s.low) / (s.high - s.low);
+      period /= (1 - keep) / s.factor + keep;
+    }
+  }
+  set_periods(r, p);
+}
+
+void apply(Rope& r, const YarnScaling& s) {
+  auto p = periods_of(r);
+  // The pair, not rounded, that makes so many turns within the original context.
+  auto pair = [&](double turns) {
+    return static_cast<double>(r.size) * std::log(s.original_context / (turns * 2 * std::numbers::pi)) /
+           (2 * std::log(static_cast<double>(r.base)));
+  };
+  const double low = std::max(std::floor(pair(s.beta_fast)), 0.0);
+  double high = std::min(std::ceil(pair(s.beta_slow)), static_cast<double>(r.size - 1));
+  if (high == low) high += 0.001;
+  for (size_t i = 0; i < p.size(); ++i) {
+    const double stretch = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
+    p[i] /= stretch / s.factor + (1 - stretch);
+  }
+  set_periods(r, p);
+  r.magnitude = static_cast<float>(s.magnitude.value_or(s.factor > 1 ? 0.1 * std::log(s.factor) + 1 : 1));
+}
+
+void apply(Rope& r, const LongRopeScaling& s) {
+  const double factor = s.context / s.original_context;
+  scale_periods(r, factor > 1 ? s.long_factors : s.short_factors);
+  r.magnitude = static_cast<float>(
+      s.magnitude.value_or(factor > 1 ? std::sqrt(1 + std::log(factor) / std::log(s.original_context)) : 1));
+}
+
+}  // namespace lazuli::lm

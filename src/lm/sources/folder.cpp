@@ -1,0 +1,110 @@
+#include "lm/sources/folder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace lazuli::lm {
+
+FolderWeights::FolderWeights(const ModelFiles& files, Config config, Names names)
+    : files_(files), names_(std::move(names)) {
+  config_ = std::move(config);
+  config_.check();
+}
+
+std::string FolderWeights::translate(const std::string& name) const {
+  std::string layer, part = name;
+  if (name.starts_with("blk.")) {
+    const size_t dot = name.find('.', 4);
+    layer = fmt::format(fmt::runtime(names_.layer), name.substr(4, dot - 4));
+    part = name.substr(dot + 1);
+  }
+  for (auto& [canonical, file] : names_.parts)
+    if (canonical == part) return layer + file;
+  return {};
+}
+
+bool FolderWeights::has(const std::string& name) const {
+  const std::string file = translate(name);
+  return !file.empty() && files_.weights.contains(file + ".weight");
+}
+
+const array& FolderWeights::tensor(const std::string& name, const Shape& shape) const {
+  auto found = files_.weights.find(name);
+  if (found == files_.weights.end())
+    throw std::runtime_error(fmt::format("[load_model] {} has no tensor {}", files_.path, name));
+  const array& a = found->second;
+  if (a.shape() != shape)
+    throw std::runtime_error(fmt::format("[load_model] tensor {} has the shape {}, expected {}", name,
+                                         to_string(a.shape()), to_string(shape)));
+  if (!issubdtype(a.dtype(), floating))
+    throw std::runtime_error(fmt::format("[load_model] tensor {} holds {}, expected floating point values",
+                                         name, dtype_name(a.dtype())));
+  return a;
+}
+
+Linear FolderWeights::matrix(const std::string& name, int64_t rows, int64_t columns, bool transposed) const {
+  const array& w = tensor(name + ".weight", transposed ? Shape{columns, rows} : Shape{rows, columns});
+  bytes_ += w.nbytes();
+  Linear l{transposed ? transpose(w) : w};
+  if (files_.weights.contains(name + ".bias")) l.bias = vector(name + ".bias", rows);
+  return l;
+}
+
+Linear FolderWeights::linear(const std::string& name, int64_t rows, int64_t columns) const {
+  const bool plain = name == "token_embd" || name == "output";
+  return matrix(translate(name), rows, columns, names_.transposed && !plain);
+}
+
+Projections FolderWeights::projections(const std::vector<std::string>& names, const std::string& fused,
+                                       const std::vector<int64_t>& rows, int64_t columns) const {
+  int64_t all = 0;
+  for (int64_t n : rows) all += n;
+  if (!fused.empty() && has(fused)) return {{linear(fused, all, columns)}, rows};
+  std::vector<Linear> parts;
+  for (size_t i = 0; i < names.size(); ++i) parts.push_back(linear(names[i], rows[i], columns));
+  return {std::move(parts), rows};
+}
+
+array FolderWeights::vector(const std::string& name, int64_t size) const {
+  array v = astype(tensor(name, {size}), float32);
+  bytes_ += v.nbytes();
+  return v;
+}
+
+Norm FolderWeights::norm(const std::string& name, int64_t size, float eps) const {
+  const std::string file = translate(name);
+  array weight = vector(file + ".weight", size);
+  if (names_.norm_offset != 0) weight = weight + array(names_.norm_offset);
+  Norm n{weight, std::nullopt, eps};
+  if (files_.weights.contains(file + ".bias")) n.bias = vector(file + ".bias", size);
+  return n;
+}
+
+Embedding FolderWeights::embedding(const std::string& name, int64_t rows, int64_t columns) const {
+  const std::string file = translate(name) + ".weight";
+  if (auto found = files_.weights.find(file); rows == 0 && found != files_.weights.end())
+    rows = found->second.ndim() > 0 ? found->second.shape(0) : 0;
+  return {tensor(file, {rows, columns})};
+}
+
+std::vector<Linear> FolderWeights::experts(const std::string& name, int64_t count, int64_t rows,
+                                           int64_t columns) const {
+  std::vector<Linear> all;
+  // mlx-lm stacks the experts of a layer; others give each a matrix.
+  if (const std::string stacked = translate(name + "_stacked");
+      files_.weights.contains(stacked + ".weight")) {
+    const array& w = tensor(stacked + ".weight", {count, rows, columns});
+    bytes_ += w.nbytes();
+    for (int64_t e = 0; e < count; ++e)
+      all.push_back({squeeze(slice(w, {e, 0, 0}, {e + 1, rows, columns}), 0)});
+    return all;
+  }
+  const std::string file = translate(name);
+  for (int64_t e = 0; e < count; ++e)
+    all.push_back(matrix(fmt::format(fmt::runtime(file), e), rows, columns, false));
+  return all;
+}
+
+}  // namespace lazuli::lm

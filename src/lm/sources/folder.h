@@ -1,0 +1,52 @@
+// Weights of folders, in Hugging Face's layout or Mistral's: safetensors and a JSON configuration.
+//
+// Plain weights keep their dtype and are used where they are mapped; nothing is copied but norms and biases.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "lm/weights.h"
+
+namespace lazuli::lm {
+
+// What the files call the parts of a layer, and what else differs between them.
+struct Names {
+  // Canonical name to that in the files; those of layers without their prefix. In names of experts {} is the
+  // expert's number.
+  std::vector<std::pair<std::string_view, std::string>> parts;
+  std::string layer;        // "model.layers.{}."
+  bool transposed = false;  // matrices of layers are (columns, rows): GPT-2
+  float norm_offset = 0;    // added to weights of norms: Gemma's are stored minus 1
+};
+
+class FolderWeights final : public Weights {
+ public:
+  FolderWeights(const ModelFiles& files, Config config, Names names);
+
+  bool has(const std::string& name) const override;
+  Linear linear(const std::string& name, int64_t rows, int64_t columns) const override;
+  Projections projections(const std::vector<std::string>& names, const std::string& fused,
+                          const std::vector<int64_t>& rows, int64_t columns) const override;
+  Norm norm(const std::string& name, int64_t size, float eps) const override;
+  Embedding embedding(const std::string& name, int64_t rows, int64_t columns) const override;
+  std::vector<Linear> experts(const std::string& name, int64_t count, int64_t rows,
+                              int64_t columns) const override;
+
+ private:
+  // The files' name of "blk.3.attn_q"; empty if there is none.
+  std::string translate(const std::string& name) const;
+  const array& tensor(const std::string& name, const Shape& shape) const;
+  Linear matrix(const std::string& name, int64_t rows, int64_t columns, bool transposed) const;
+  array vector(const std::string& name, int64_t size) const;
+
+  const ModelFiles& files_;
+  Names names_;
+};
+
+std::unique_ptr<Weights> open_hugging_face(const ModelFiles& files);
+std::unique_ptr<Weights> open_mistral(const ModelFiles& files);
+
+}  // namespace lazuli::lm

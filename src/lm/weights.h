@@ -1,0 +1,53 @@
+// Weights: where a model's tensors come from, whatever the layout of its files.
+//
+// Names are those that llama.cpp's converter gives ("token_embd", "blk.0.attn_q", ...); each source knows
+// what its files call them. Shapes are those of the model: (rows, columns) of a matrix that maps columns to
+// rows. All functions throw std::runtime_error that names the tensor as the files call it, if it is missing
+// or has another shape.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lazuli/io/model_files.h"
+#include "lm/config.h"
+#include "lm/layers.h"
+
+namespace lazuli::lm {
+
+class Weights {
+ public:
+  virtual ~Weights() = default;
+
+  const Config& config() const { return config_; }
+  // Whether there is name + ".weight".
+  virtual bool has(const std::string& name) const = 0;
+  // name + ".weight" of shape (rows, columns) and, if it is there, name + ".bias".
+  virtual Linear linear(const std::string& name, int64_t rows, int64_t columns) const = 0;
+  // Several that read the same input. `fused` is what a file calls them that holds them as one.
+  virtual Projections projections(const std::vector<std::string>& names, const std::string& fused,
+                                  const std::vector<int64_t>& rows, int64_t columns) const = 0;
+  // name + ".weight" and, if it is there, name + ".bias", as float32.
+  virtual Norm norm(const std::string& name, int64_t size, float eps) const = 0;
+  // The same, with a bias that must be there.
+  Norm layer_norm(const std::string& name, int64_t size, float eps) const;
+  // A table of `rows` rows, or of any number if that is 0.
+  virtual Embedding embedding(const std::string& name, int64_t rows, int64_t columns) const = 0;
+  // One matrix (rows, columns) for each expert.
+  virtual std::vector<Linear> experts(const std::string& name, int64_t count, int64_t rows,
+                                      int64_t columns) const = 0;
+  // Bytes of all weights handed out.
+  size_t bytes() const { return bytes_; }
+
+ protected:
+  Config config_;
+  mutable size_t bytes_ = 0;
+};
+
+// The files must live as long as the result. Throws std::runtime_error for architectures that are not known,
+// and for configurations that lack a key or hold what is not understood.
+std::unique_ptr<Weights> open_weights(const ModelFiles& files);
+std::unique_ptr<Weights> open_gguf(const Gguf& file);
+
+}  // namespace lazuli::lm
