@@ -64,7 +64,9 @@ void add_bench(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("bench", "Measures the speed of a model on this machine");
   c->footer("Example:\n  lazuli bench -m model.gguf --prompt 512 --tokens 128\n");
-  c->add_option("-m,--model", o->model, "GGUF file")->required()->check(CLI::ExistingFile);
+  c->add_option("-m,--model", o->model, "GGUF file, or folder of a model")
+      ->required()
+      ->check(CLI::ExistingPath);
   c->add_option("--prompt", o->prompt, "Tokens of prompt")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));

@@ -129,7 +129,9 @@ void add_chat(CLI::App& app) {
       "  lazuli chat -m model.gguf -p \"What is the capital of France?\" -p \"And of Italy?\"\n"
       "\nWhile chatting:\n" +
       std::string(kHelp));
-  c->add_option("-m,--model", o->model, "GGUF file")->required()->check(CLI::ExistingFile);
+  c->add_option("-m,--model", o->model, "GGUF file, or folder of a model")
+      ->required()
+      ->check(CLI::ExistingPath);
   c->add_option("-s,--system", o->system, "System message (default: the template's own)");
   c->add_option("-p,--prompt", o->prompts,
                 "Message to answer instead of asking for one (may be given several times)");

@@ -40,7 +40,9 @@ void add_generate(CLI::App& app) {
       "  lazuli generate -m model.gguf --temp 0.8 --top-p 0.95 --seed 1 -p - < beginning.txt\n"
       "  lazuli generate -m model.gguf -p \"$(cat manual.txt) In short:\" --prompt-cache manual.safetensors\n"
       "  lazuli generate -m large.gguf --draft small.gguf -p \"def fibonacci(n):\"\n");
-  c->add_option("-m,--model", o->model, "GGUF file")->required()->check(CLI::ExistingFile);
+  c->add_option("-m,--model", o->model, "GGUF file, or folder of a model")
+      ->required()
+      ->check(CLI::ExistingPath);
   c->add_option("-p,--prompt", o->prompt, "Text to continue; - reads it from the input")
       ->capture_default_str();
   c->add_flag("-q,--quiet", o->quiet, "Print the new text only");

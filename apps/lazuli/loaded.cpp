@@ -8,34 +8,10 @@
 
 namespace lazuli::app {
 
-lm::Tokenizer tokenizer_of(const Gguf& file) {
-  return lm::Tokenizer::from_metadata([&](std::string_view key) -> std::optional<lm::MetadataValue> {
-    const GgufValue* value = file.metadata.find(key);
-    if (!value) return std::nullopt;
-    return std::visit(
-        [&]<class T>(const T& v) -> std::optional<lm::MetadataValue> {
-          if constexpr (std::same_as<T, bool> || std::same_as<T, std::string>) {
-            return v;
-          } else if constexpr (std::integral<T>) {
-            return static_cast<int64_t>(v);
-          } else if constexpr (std::floating_point<T>) {
-            return static_cast<double>(v);
-          } else {
-            if (std::holds_alternative<std::vector<std::string>>(v.values))
-              return file.metadata.get<std::vector<std::string>>(key);
-            if (std::holds_alternative<std::vector<float>>(v.values))
-              return file.metadata.get<std::vector<float>>(key);
-            return file.metadata.get<std::vector<int32_t>>(key);
-          }
-        },
-        *value);
-  });
-}
-
 Loaded load(const std::string& path, bool quiet) {
   const auto start = std::chrono::steady_clock::now();
-  Gguf file = load_gguf(path);
-  Loaded all{file, tokenizer_of(file), lm::load_model(file)};
+  const ModelFiles files = load_model_files(path);
+  Loaded all{lm::load_tokenizer(files), lm::load_model(files)};
   const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
   if (!quiet) {
     const lm::ModelInfo& m = all.model.info();

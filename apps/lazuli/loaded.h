@@ -1,23 +1,21 @@
-// A model file with its tokenizer, and the options that every command that samples shares.
+// A model with its tokenizer, and the options that every command that samples shares.
 #pragma once
 
 #include <CLI/CLI.hpp>
 #include <string>
 #include <vector>
 
-#include "lazuli/io/gguf.h"
 #include "lazuli/lm/generate.h"
 
 namespace lazuli::app {
 
 struct Loaded {
-  Gguf file;
   lm::Tokenizer tokenizer;
   lm::Model model;
 };
-// Loads a GGUF file; says on stderr how long it took unless `quiet`.
+// Loads a GGUF file or a folder, as Hugging Face or Mistral publish them; says on stderr how long it took
+// unless `quiet`.
 Loaded load(const std::string& path, bool quiet);
-lm::Tokenizer tokenizer_of(const Gguf& file);
 
 // Adds -n, --temp, --top-p, ... to a command; they set `options` when the line is parsed.
 void add_sampling(CLI::App& command, lm::GenerateOptions& options);

@@ -58,7 +58,9 @@ void add_perplexity(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("perplexity", "Measures how well a model predicts a text");
   c->footer("Example:\n  lazuli perplexity -m model.gguf -f text.txt\n");
-  c->add_option("-m,--model", o->model, "GGUF file")->required()->check(CLI::ExistingFile);
+  c->add_option("-m,--model", o->model, "GGUF file, or folder of a model")
+      ->required()
+      ->check(CLI::ExistingPath);
   c->add_option("-f,--file", o->text, "Text file")->required()->check(CLI::ExistingFile);
   c->add_option("--context", o->context, "Tokens of a window")
       ->capture_default_str()

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <initializer_list>
 #include <stdexcept>
 #include <utility>
@@ -29,6 +30,14 @@ void Config::check() const {
   for (const Rope* r : {&rope, &local_rope})
     if (r->size < 0 || r->size > head_size || r->size % 2 != 0)
       fail(fmt::format("rope over {} of {} features is not possible", r->size, head_size));
+  for (float base : {rope.base, local_rope.base})
+    if (!(base > 0 && std::isfinite(base))) fail(fmt::format("a rope base of {} is not possible", base));
+  for (float x : {norm_eps, attention_scale, attention_softcap, logit_softcap})
+    if (!(x >= 0 && std::isfinite(x)))
+      fail(fmt::format(
+          "the epsilon of norms {}, the scale of attention {} and the caps of scores {} and logits {} must "
+          "be finite and not negative",
+          norm_eps, attention_scale, attention_softcap, logit_softcap));
   if (window < 0 || window == 1 || window > kMost)
     fail(fmt::format("a sliding window of {} is not possible", window));
   if (window_period < 1)

@@ -15,6 +15,8 @@ namespace lazuli::lm {
 namespace {
 
 std::vector<double> periods_of(const Rope& r) {
+  if (r.size < 0 || r.size > 65536)
+    throw std::runtime_error(fmt::format("[load_model] rope over {} features is not possible", r.size));
   std::vector<double> p(static_cast<size_t>(r.size / 2));
   for (size_t i = 0; i < p.size(); ++i)
     p[i] = std::pow(static_cast<double>(r.base), 2.0 * static_cast<double>(i) / static_cast<double>(r.size));

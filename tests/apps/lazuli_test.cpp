@@ -63,6 +63,20 @@ TEST(Program, PromptCachesAndSpeculationDoNotChangeTheText) {
   EXPECT_EQ(lazuli_program(base + " --max-context 12").code, 0);
 }
 
+TEST(Program, FoldersAreModelsToo) {
+  const std::string models = LAZULI_TEST_DATA "/models/";
+  // Mistral's own layout, with tokenizer.model, and the same weights as GGUF.
+  Result a = lazuli_program("generate -q -m " + models + "mistral-mistral -p abc -n 12");
+  EXPECT_EQ(a.code, 0) << a.err;
+  EXPECT_EQ(a.out, lazuli_program("generate -q -m " + models + "mistral.gguf -p abc -n 12").out);
+  EXPECT_GT(a.out.size(), 3u);
+  // Hugging Face's, with tokenizer.json, chat_template.jinja and generation_config.json.
+  Result b = lazuli_program("chat -m " + models + "mistral -p abc -n 8");
+  EXPECT_EQ(b.code, 0) << b.err;
+  EXPECT_THAT(b.err, HasSubstr("6 tokens of prompt"));  // <s>, u, a, b, c, a
+  EXPECT_THAT(lazuli_program("generate -m " LAZULI_TEST_DATA " -p x").err, HasSubstr("no model: expected"));
+}
+
 TEST(Program, InfoShowsTheFile) {
   Result r = lazuli_program("info " + kModel + " --tensors");
   EXPECT_EQ(r.code, 0);

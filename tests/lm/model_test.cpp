@@ -149,6 +149,53 @@ TEST(ModelFiles, BlocksComputeWhatTheirValuesDo) {
   }
 }
 
+// A mixture of experts computes the same from blocks, and from files that name each expert.
+TEST(ModelFiles, ExpertsComeInBlocksAndOneByOne) {
+  Gguf wide = load_gguf(kFolder + "mixtral.gguf"), single = wide, packed = wide, expanded = wide;
+  Reference r = reference_of("mixtral.gguf");
+  auto logits = [&](const Gguf& f) {
+    Model model = load_model(f);
+    Cache cache = model.make_cache();
+    return model(ids(r.tokens, 0, r.tokens.size()), cache);
+  };
+  single.tensors.clear();
+  for (size_t i = 0; i < wide.tensors.size(); ++i) {
+    const GgufTensor& t = wide.tensors[i];
+    if (t.shape.size() != 3) {
+      single.add(t);
+      continue;
+    }
+    const std::string name = t.name.substr(0, t.name.find("_exps"));
+    for (int64_t e = 0; e < t.shape[0]; ++e)
+      single.add(gguf_tensor(name + "." + std::to_string(e) + ".weight",
+                             squeeze(slice(t.values(), {e, 0, 0}, {e + 1, t.shape[1], t.shape[2]}), 0)));
+  }
+  expect_near(logits(single), r.logits[9], 2e-4);
+  // Widened so that a row is a block: the new hidden features are zero everywhere.
+  auto widen = [](Gguf& f) {
+    for (GgufTensor& t : f.tensors) {
+      array a = t.values();
+      const bool moe = t.shape.size() == 3;
+      if (moe)
+        t = gguf_tensor(t.name, concatenate({a, zeros_like(a), zeros_like(a), zeros_like(a)},
+                                            t.name.find("down") != std::string::npos ? 2 : 1));
+    }
+    f.metadata.set("llama.feed_forward_length", GgufValue(uint32_t{32}));
+  };
+  widen(packed);
+  expect_near(logits(packed), r.logits[9], 2e-4);
+  expanded = packed;
+  for (size_t i = 0; i < packed.tensors.size(); ++i) {
+    GgufTensor& t = packed.tensors[i];
+    if (t.shape.size() != 3 || t.shape[2] != 32) continue;
+    t = quantize(t.name, t.values(), GgmlType::Q8_0);
+    expanded.tensors[i] = gguf_tensor(t.name, dequantize(t));
+  }
+  array a = logits(packed), b = logits(expanded);
+  EXPECT_LT((sqrt(sum(square(a - b)) / sum(square(b))).item<float>()), 0.02);
+  EXPECT_GT((sqrt(sum(square(a - b)) / sum(square(b))).item<float>()), 0);  // blocks were used
+}
+
 // Every file layout of a Llama gives the weights of another dtype, too; halves are rounded, not lost.
 TEST(ModelFiles, HalfWeightsStayHalf) {
   ModelFiles files = load_model_files(kFolder + "mistral");
@@ -253,6 +300,13 @@ TEST(ModelFiles, ErrorsOfFoldersNameWhatIsWrong) {
       "longrope");
   EXPECT_EQ(with("mistral", {{"rope_scaling", {{"rope_type", "yarn"}}}}),
             "[load_model] config.json, rope_scaling: the key factor is missing");
+  EXPECT_EQ(with("llama3", {{"head_dim", int64_t{1} << 60}}),
+            "[load_model] rope over 1152921504606846976 features is not possible");
+  EXPECT_EQ(with("mistral", {{"rope_theta", -1}}), "[load_model] a rope base of -1 is not possible");
+  EXPECT_EQ(with("gemma2", {{"query_pre_attn_scalar", 0}}),
+            "[load_model] the epsilon of norms 1e-05, the scale of attention inf and the caps of scores 2 "
+            "and logits 3 "
+            "must be finite and not negative");
   EXPECT_EQ(with("phi3", {{"rope_scaling", {{"long_factor", {1, 2, 3}}}}}),
             "[load_model] rope scaling has 3 factors, expected 2");
   EXPECT_EQ(with("phi3", {{"partial_rotary_factor", 0}}),

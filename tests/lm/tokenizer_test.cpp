@@ -355,5 +355,26 @@ TEST(TokenizerErrors, HostilePatterns) {
   EXPECT_THAT(encode("(?<=\\Ka)b", "abab"), HasSubstr("does not compile"));
 }
 
+// What newer folders keep beside the tokenizer.
+TEST(Tokenizer, FilesBesideItBelongToIt) {
+  const std::string folder = std::string(LAZULI_TEST_DATA) + "/models/mistral";
+  auto t = Tokenizer::from_file(folder);
+  EXPECT_EQ(t.chat_template(), read_file(folder + "/chat_template.jinja"));
+  EXPECT_EQ(t.end_of_generation(), (std::vector<int32_t>{2, 39}));
+  Folder other;
+  std::filesystem::copy(folder + "/tokenizer.json", other / "tokenizer.json");
+  auto of = [&](const std::string& text) {
+    write_file(other / "generation_config.json", text);
+    return Tokenizer::from_file(other.path().string()).end_of_generation();
+  };
+  EXPECT_EQ(of("{\"eos_token_id\": 7}"), (std::vector<int32_t>{2, 7}));
+  EXPECT_EQ(of("{\"eos_token_id\": null}"), (std::vector<int32_t>{2}));
+  const std::string where = "[Tokenizer] " + (other / "tokenizer.json") + ": generation_config.json: ";
+  EXPECT_EQ(error_of([&] { of("[]"); }), where + "expected a JSON object");
+  for (std::string id : {"40", "-1", "\"a\"", "4294967298"})
+    EXPECT_EQ(error_of([&] { of("{\"eos_token_id\": [" + id + "]}"); }),
+              where + "eos_token_id: " + id + " is not a token: the vocabulary has 40");
+}
+
 }  // namespace
 }  // namespace lazuli

@@ -1,6 +1,6 @@
 // A language model: token ids in, logits of the next token out.
 //
-//     lm::Model model = lm::load_model("smollm2.gguf");
+//     lm::Model model = lm::load_model("smollm2.gguf");          // or a folder: "models/Mistral-7B-v0.3"
 //     lm::Cache cache = model.make_cache();
 //     array logits = model(array({1, 2, 3}, {1, 3}), cache);    // (1, vocabulary)
 //
@@ -15,6 +15,7 @@
 #include "lazuli/array.h"
 #include "lazuli/io/model_files.h"
 #include "lazuli/lm/cache.h"
+#include "lazuli/lm/tokenizer.h"
 
 namespace lazuli::lm {
 
@@ -69,5 +70,8 @@ Model load_model(const ModelFiles& files);
 Model load_model(const Gguf& file);
 // The same from a path: a GGUF file, or a folder as Hugging Face or Mistral publish them.
 Model load_model(const std::string& path);
+
+// The tokenizer of the same files: in a GGUF file itself, or beside the weights (see Tokenizer::from_file).
+Tokenizer load_tokenizer(const ModelFiles& files);
 
 }  // namespace lazuli::lm

@@ -95,7 +95,9 @@ class Tokenizer {
  public:
   // Reads a file and decides by its content what it is: tokenizer.json (with the
   // tokenizer_config.json beside it, if there is one), a SentencePiece model or tekken JSON. A folder
-  // stands for the tokenizer.json, tekken.json, tokenizer.model... in it, in this order.
+  // stands for the tokenizer.json, tekken.json, tokenizer.model... in it, in this order. A
+  // chat_template.jinja beside it is its chat template, the eos_token_id in a generation_config.json end
+  // answers, too.
   // Throws std::runtime_error that names the file for anything missing, damaged or unknown.
   static Tokenizer from_file(const std::string& path);
   // The same from bytes in memory; `config` is the text of a tokenizer_config.json or empty.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "lazuli/io/stream.h"
@@ -70,6 +71,31 @@ int64_t strip_front(std::string& text, std::string_view prefix, int64_t count) {
   return n;
 }
 
+// What newer folders keep in files of their own: the chat template, and more tokens that end an answer.
+void read_beside(const std::filesystem::path& folder, Pipeline& p) {
+  std::error_code ignored;
+  if (auto file = folder / "chat_template.jinja"; std::filesystem::exists(file, ignored))
+    p.chat_template = read_file(file.string());
+  auto file = folder / "generation_config.json";
+  if (!std::filesystem::exists(file, ignored)) return;
+  auto fail = [](std::string_view what) {
+    throw std::runtime_error(fmt::format("generation_config.json: {}", what));
+  };
+  const auto json = nlohmann::json::parse(read_file(file.string()), nullptr, false);
+  if (!json.is_object()) fail("expected a JSON object");
+  auto ids = json.value("eos_token_id", nlohmann::json());
+  if (ids.is_null()) return;
+  if (!ids.is_array()) ids = nlohmann::json::array({ids});
+  for (auto& id : ids) {
+    if (!id.is_number_integer() || id < 0 || id >= p.pieces.size())
+      fail(fmt::format("eos_token_id: {} is not a token: the vocabulary has {}", id.dump(), p.pieces.size()));
+    p.end_of_generation.push_back(id);
+  }
+  std::sort(p.end_of_generation.begin(), p.end_of_generation.end());
+  p.end_of_generation.erase(std::unique(p.end_of_generation.begin(), p.end_of_generation.end()),
+                            p.end_of_generation.end());
+}
+
 }  // namespace
 
 Tokenizer Tokenizer::from_file(const std::string& path) {
@@ -91,7 +117,9 @@ Tokenizer Tokenizer::from_file(const std::string& path) {
   fs::path beside = file.parent_path() / "tokenizer_config.json";
   std::string config = fs::exists(beside, ignored) ? read_file(beside.string()) : "";
   try {
-    return Tokenizer(read(bytes, config));
+    PipelinePointer pipeline = read(bytes, config);
+    read_beside(file.parent_path(), const_cast<Pipeline&>(*pipeline));  // nobody else has it yet
+    return Tokenizer(std::move(pipeline));
   } catch (const std::runtime_error& e) {
     throw std::runtime_error(fmt::format("[Tokenizer] {}: {}", file.string(), e.what()));
   }
