@@ -28,6 +28,11 @@ void set_periods(Rope& r, const std::vector<double>& p) {
   r.periods = array(values.data(), {static_cast<int64_t>(values.size())}, float32);
 }
 
+void expect_positive(double x, const char* what) {
+  if (!(x > 0 && std::isfinite(x)))
+    throw std::runtime_error(fmt::format("[load_model] rope scaling has {} of {}", what, x));
+}
+
 void expect_factors(const Rope& r, size_t found) {
   if (static_cast<int64_t>(found) != r.size / 2)
     throw std::runtime_error(
@@ -61,7 +66,13 @@ void scale_periods(Rope& r, const std::vector<float>& factors) {
   set_periods(r, p);
 }
 
+void stretch(Rope& r, double factor) {
+  expect_positive(factor, "a factor");
+  r.scale = static_cast<float>(1 / factor);
+}
+
 void apply(Rope& r, const Llama3Scaling& s) {
+  expect_positive(s.factor, "a factor");
   auto p = periods_of(r);
   for (double& period : p) {
     const double turns = s.original_context / (2 * std::numbers::pi * period);  // within the original context
@@ -76,6 +87,8 @@ void apply(Rope& r, const Llama3Scaling& s) {
 }
 
 void apply(Rope& r, const YarnScaling& s) {
+  expect_positive(s.factor, "a factor");
+  expect_positive(s.original_context, "an original context");
   auto p = periods_of(r);
   // The pair, not rounded, that makes so many turns within the original context.
   auto pair = [&](double turns) {
@@ -94,10 +107,12 @@ void apply(Rope& r, const YarnScaling& s) {
 }
 
 void apply(Rope& r, const LongRopeScaling& s) {
+  expect_positive(s.context, "a context");
+  expect_positive(s.original_context, "an original context");
   const double factor = s.context / s.original_context;
   scale_periods(r, factor > 1 ? s.long_factors : s.short_factors);
-  r.magnitude = static_cast<float>(
-      s.magnitude.value_or(factor > 1 ? std::sqrt(1 + std::log(factor) / std::log(s.original_context)) : 1));
+  r.magnitude = static_cast<float>(s.magnitude.value_or(
+      factor > 1 ? std::sqrt(1 + std::log(factor) / std::log(std::max(s.original_context, 2.0))) : 1));
 }
 
 }  // namespace lazuli::lm

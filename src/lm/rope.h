@@ -1,4 +1,5 @@
-// Rotary positions, and the ways in which models stretch them to longer contexts.
+// Rotary positions, and the ways in which models stretch them to longer contexts. Scalings that make no sense
+// throw std::runtime_error.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,9 @@ array rope(const array& x, const Rope& options, const Position& position);
 
 // Periods base^(2i / size), each times factors[i] (of size / 2 elements).
 void scale_periods(Rope& rope, const std::vector<float>& factors);
+
+// Linear scaling (Chen et al., 2023): all positions closer together.
+void stretch(Rope& rope, double factor);
 
 // Llama 3.1: long periods are stretched by `factor`, short ones stay, those between are blended.
 struct Llama3Scaling {

@@ -222,6 +222,26 @@ TEST(ModelFiles, PlainWeightsAreNotCopied) {
   EXPECT_LT(get_active_memory(), before + 1024);
 }
 
+// Gemma 3 with its eyes: the text part of the configuration and of the names.
+TEST(ModelFiles, TextPartsAreFound) {
+  for (const char* prefix : {"language_model.", "model.language_model."}) {
+    ModelFiles files = load_model_files(kFolder + "gemma3");
+    auto text = nlohmann::json::parse(files.config);
+    text.erase("model_type");
+    files.config = nlohmann::json({{"model_type", "gemma3"}, {"text_config", text}}).dump();
+    std::unordered_map<std::string, array> renamed;
+    for (auto& [name, w] : files.weights) {
+      const bool inner = std::string(prefix) == "language_model.";
+      renamed.emplace(prefix + (inner ? name : name.substr(6)), w);
+    }
+    files.weights = renamed;
+    Reference r = reference_of("gemma3");
+    Model model = load_model(files);
+    Cache cache = model.make_cache();
+    expect_near(model(ids(r.tokens, 0, 10), cache), r.logits[9], 2e-4);
+  }
+}
+
 TEST(ModelFiles, LayersWithAWindowRememberNoMore) {
   Model model = load_model(kFolder + "gemma3");
   Cache cache = model.make_cache();
@@ -307,6 +327,10 @@ TEST(ModelFiles, ErrorsOfFoldersNameWhatIsWrong) {
             "[load_model] the epsilon of norms 1e-05, the scale of attention inf and the caps of scores 2 "
             "and logits 3 "
             "must be finite and not negative");
+  EXPECT_EQ(with("mistral", {{"rope_scaling", {{"rope_type", "linear"}, {"factor", 0}}}}),
+            "[load_model] rope scaling has a factor of 0");
+  EXPECT_EQ(with("phi3", {{"original_max_position_embeddings", 0}}),
+            "[load_model] rope scaling has an original context of 0");
   EXPECT_EQ(with("phi3", {{"rope_scaling", {{"long_factor", {1, 2, 3}}}}}),
             "[load_model] rope scaling has 3 factors, expected 2");
   EXPECT_EQ(with("phi3", {{"partial_rotary_factor", 0}}),

@@ -169,7 +169,7 @@ class GgufWeights final : public Weights {
     } else if (file_.find("rope_freqs.weight")) {  // Llama 3.1: factors that the converter computed
       scale_periods(rope, values("rope_freqs.weight", rope.size / 2));
     } else if (kind == "linear") {
-      rope.scale = 1.0f / keys.get<float>("rope.scaling.factor");
+      stretch(rope, keys.get<double>("rope.scaling.factor"));
     } else if (kind == "yarn") {
       apply(rope, YarnScaling{.factor = keys.get<double>("rope.scaling.factor"),
                               .original_context = original,

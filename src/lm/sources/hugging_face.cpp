@@ -16,7 +16,7 @@ void read_rope(Rope& rope, const JsonConfig& j, const JsonConfig& s, const Confi
   const std::string kind = s.get_or<std::string>("rope_type", s.get_or<std::string>("type", "default"));
   const double context = static_cast<double>(c.context);
   if (kind == "linear") {
-    rope.scale = 1.0f / s.get<float>("factor");
+    stretch(rope, s.get<double>("factor"));
   } else if (kind == "llama3") {
     apply(rope, Llama3Scaling{s.get<double>("factor"), s.get_or<double>("low_freq_factor", 1),
                               s.get_or<double>("high_freq_factor", 4),
@@ -62,9 +62,7 @@ void read_windows(Config& c, const JsonConfig& j) {
                       c.architecture != "qwen2" && c.architecture != "qwen3" && c.architecture != "qwen3moe"))
     return;
   if (c.architecture == "llama" && j.get<std::string>("model_type") == "llama") return;
-  c.window = j.get_or<int64_t>("sliding_window", c.architecture == "gemma2"   ? 4096
-                                                 : c.architecture == "gemma3" ? 512
-                                                                              : 0);
+  c.window = j.get_or<int64_t>("sliding_window", c.architecture.starts_with("gemma") ? 4096 : 0);
   if (c.architecture == "gemma2") c.window_period = 2;
   if (c.architecture == "gemma3") c.window_period = j.get_or<int64_t>("sliding_window_pattern", 6);
   c.first_window = j.get_or<int64_t>("max_window_layers", 0);
@@ -99,13 +97,19 @@ Config read_config(const JsonConfig& j, const std::string& architecture) {
   c.architecture = architecture;
   c.layers = j.get<int64_t>("num_hidden_layers");
   c.hidden = j.get<int64_t>("hidden_size");
-  c.heads = j.get<int64_t>("num_attention_heads");
-  c.kv_heads = j.get_or<int64_t>("num_key_value_heads", c.heads);
-  c.head_size = j.get_or<int64_t>("head_dim", c.heads > 0 ? c.hidden / c.heads : 0);
+  if (architecture == "gemma3") {  // configurations leave out what is as in transformers
+    c.heads = j.get_or<int64_t>("num_attention_heads", 8);
+    c.kv_heads = j.get_or<int64_t>("num_key_value_heads", 4);
+    c.head_size = j.get_or<int64_t>("head_dim", 256);
+  } else {
+    c.heads = j.get<int64_t>("num_attention_heads");
+    c.kv_heads = j.get_or<int64_t>("num_key_value_heads", c.heads);
+    c.head_size = j.get_or<int64_t>("head_dim", c.heads > 0 ? c.hidden / c.heads : 0);
+  }
   c.intermediate = j.get<int64_t>("intermediate_size");
-  c.vocabulary = j.get<int64_t>("vocab_size");
-  c.context = j.get_or<int64_t>("max_position_embeddings", 0);
-  c.norm_eps = j.get<float>("rms_norm_eps");
+  c.vocabulary = j.get_or<int64_t>("vocab_size", 0);
+  c.context = j.get_or<int64_t>("max_position_embeddings", gemma ? 131072 : 0);
+  c.norm_eps = gemma ? j.get_or<float>("rms_norm_eps", 1e-6f) : j.get<float>("rms_norm_eps");
   c.tied = j.get_or<bool>("tie_word_embeddings", gemma);
   read_ropes(c, j);
   read_windows(c, j);
