@@ -106,7 +106,10 @@ class GgufWeights final : public Weights {
     }
     if (t.packed()) values = reshape(values, {count * rows, values.shape(2)});
     Weight w = matrix(values, t.type, count * rows, columns);
-    if (auto* blocks = std::get_if<BlockMatrix>(&w)) return {*blocks, count};
+    if (auto* blocks = std::get_if<BlockMatrix>(&w)) {
+      release_pages(t);
+      return {*blocks, count};
+    }
     return {reshape(std::get<array>(w), {count, rows, columns}), count};
   }
 
