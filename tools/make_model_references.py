@@ -14,6 +14,7 @@ from pathlib import Path
 
 import gguf
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.base import create_causal_mask
@@ -44,8 +45,8 @@ class Windowed:
         return self.layer(x, create_causal_mask(x.shape[1], window_size=self.window), cache)
 
 
-def build(mlx_name, config, seed, gemma=False, windows=None, norm_scale=0.2):
-    """Random weights by mlx-lm's names, and the logits."""
+def build(mlx_name, config, seed, gemma=False, windows=None, quantization=None):
+    """Random weights by mlx-lm's names, and the logits. `quantization`: as in config.json."""
     import importlib
     m = importlib.import_module("mlx_lm.models." + mlx_name)
     model = m.Model(m.ModelArgs.from_dict(config))
@@ -55,9 +56,14 @@ def build(mlx_name, config, seed, gemma=False, windows=None, norm_scale=0.2):
     weights = {}
     for name, value in tree_flatten(model.parameters()):
         norm = name.endswith("norm.weight") or "layernorm" in name or ".ln_" in name
-        w = rng.standard_normal(value.shape).astype(np.float32) * (0.3 if value.ndim > 1 else norm_scale)
+        w = rng.standard_normal(value.shape).astype(np.float32) * (0.3 if value.ndim > 1 else 0.2)
         weights[name] = w + 1 if norm and name.endswith("weight") and not gemma else w
     model.update(tree_unflatten([(k, mx.array(v)) for k, v in weights.items()]))
+    if quantization:
+        defaults = {k: v for k, v in quantization.items() if not isinstance(v, dict)}
+        nn.quantize(model, **defaults,
+                    class_predicate=lambda path, m: hasattr(m, "to_quantized") and quantization.get(path, True))
+        weights = {k: np.array(v) for k, v in tree_flatten(model.parameters())}
     for i, window in enumerate(windows or []):
         if window:
             model.model.layers[i] = Windowed(model.model.layers[i], window)
@@ -74,7 +80,7 @@ def reference(model):
 def write_hugging_face(name, config, weights):
     out = {}
     for key, value in weights.items():
-        if ".switch_mlp." in key:  # one matrix for each expert
+        if ".switch_mlp." in key and "quantization" not in config:  # one matrix for each expert
             before, part = key.split(".switch_mlp.")
             part = part.removesuffix(".weight")
             if config["model_type"] == "mixtral":
@@ -315,7 +321,7 @@ def main():
     add("qwen2-window", logits, ["qwen2"],
         config={"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1})
 
-    c = config_of("qwen3", 2, head_dim=8)
+    c = config_of("qwen3", 1, head_dim=8)
     weights, logits = build("qwen3", c, 4)
     write_hugging_face("qwen3", c, weights)
     write_gguf("qwen3.gguf", "qwen3", c, weights)
@@ -336,9 +342,9 @@ def main():
     _, logits = build("qwen3_moe", c | {"norm_topk_prob": False}, 9)
     add("qwen3_moe-unnormalized", logits, ["qwen3_moe"], config={"norm_topk_prob": False})
 
-    c = config_of("gemma2", 3, head_dim=8, kv_heads=2, query_pre_attn_scalar=8, attn_logit_softcapping=2.0,
+    c = config_of("gemma2", 2, head_dim=4, query_pre_attn_scalar=4, attn_logit_softcapping=2.0,
                   final_logit_softcapping=3.0, sliding_window=4)
-    weights, logits = build("gemma2", c, 10, gemma=True, windows=[4, 0, 4])
+    weights, logits = build("gemma2", c, 10, gemma=True, windows=[4, 0])
     del c["tie_word_embeddings"]
     write_hugging_face("gemma2", c, weights)
     write_gguf("gemma2.gguf", "gemma2", c, weights,
@@ -382,6 +388,19 @@ def main():
     write_hugging_face("gpt2", c, weights)
     write_gguf("gpt2.gguf", "gpt2", c, weights)
     add("gpt2", logits, ["gpt2", "gpt2.gguf"])
+
+    # What mlx-lm's convert writes: quantized matrices, experts stacked.
+    quantization = {"group_size": 32, "bits": 4, "lm_head": {"group_size": 32, "bits": 8}}
+    c = config_of("qwen3_moe", 2, hidden=32, intermediate=32, head_dim=8, num_experts=4, num_experts_per_tok=2,
+                  decoder_sparse_step=2, mlp_only_layers=[], moe_intermediate_size=32, norm_topk_prob=True)
+    weights, logits = build("qwen3_moe", c, 14, quantization=quantization)
+    write_hugging_face("mlx-affine", c | {"quantization": quantization}, weights)
+    add("mlx-affine", logits, ["mlx-affine"])
+    quantization = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+    c = config_of("llama", 1, hidden=32, intermediate=32, tie_word_embeddings=True)
+    weights, logits = build("llama", c, 15, quantization=quantization)
+    write_hugging_face("mlx-mxfp4", c | {"quantization": quantization}, weights)
+    add("mlx-mxfp4", logits, ["mlx-mxfp4"])
 
     (OUT / "logits.json").write_text(json.dumps(references, separators=(",", ":")) + "\n")
 

@@ -9,7 +9,7 @@ namespace lazuli::lm {
 
 void Decoder::begin(const Weights& w) {
   embedding_ = w.embedding("token_embd", config_.vocabulary, config_.hidden);
-  config_.vocabulary = embedding_.table.shape(0);
+  config_.vocabulary = embedding_.rows();
 }
 
 void Decoder::end(const Weights& w) {
@@ -32,7 +32,7 @@ array Decoder::hidden(const array& tokens, Cache& cache) const {
   if (positions) {
     array at = arange(0.0, static_cast<double>(tokens.shape(1)), int32);
     const Position start = cache[0].position();
-    const int64_t most = positions->table.shape(0), end = cache.length() + tokens.shape(1);
+    const int64_t most = positions->rows(), end = cache.length() + tokens.shape(1);
     if (end > most)
       throw std::invalid_argument(fmt::format(
           "[model] {} tokens are more than the {} positions that the model has learned", end, most));

@@ -19,6 +19,29 @@ array activate(const array& x, Activation a) {
   return a == Activation::silu ? nn::silu(x) : nn::gelu_approx(x);
 }
 
+// Experts whose matrices lie by themselves. Which are chosen is read before their graphs are built, so that
+// each sees its own rows only and the weights of the others are not touched.
+array routed(const std::vector<Linear>& experts, const array& x, const array& chosen) {
+  const auto expert_of = astype(chosen, int32).to_vector<int32_t>();  // (token, choice)
+  const auto k = static_cast<int32_t>(chosen.shape(1)), per_token = static_cast<int32_t>(x.shape(1));
+  array rows = reshape(x, {-1, x.shape(2)});
+  std::vector<array> results;
+  std::vector<int32_t> place(expert_of.size());  // of a choice among the results
+  int32_t done = 0;
+  for (size_t e = 0; e < experts.size(); ++e) {
+    std::vector<int32_t> mine;
+    for (size_t i = 0; i < expert_of.size(); ++i) {
+      if (expert_of[i] != static_cast<int32_t>(e)) continue;
+      place[i] = done++;
+      mine.push_back(static_cast<int32_t>(i) / (per_token == 1 ? k : 1));
+    }
+    if (mine.empty()) continue;
+    array indices(mine.data(), {static_cast<int64_t>(mine.size())}, int32);
+    results.push_back(experts[e](take(rows, indices, 0)));
+  }
+  return take(concatenate(std::move(results), 0), array(place.data(), chosen.shape(), int32), 0);
+}
+
 }  // namespace
 
 array Linear::operator()(const array& x) const {
@@ -26,6 +49,8 @@ array Linear::operator()(const array& x) const {
       [&]<class W>(const W& w) {
         if constexpr (std::same_as<W, BlockMatrix>)
           return block_matmul(x, w);
+        else if constexpr (std::same_as<W, QuantizedMatrix>)
+          return quantized_matmul(x, w.values, w.scales, w.biases, true, w.group_size, w.bits, w.mode);
         else
           return astype(matmul(astype(x, w.dtype()), transpose(w)), x.dtype());
       },
@@ -49,8 +74,19 @@ std::vector<array> Projections::operator()(const array& x) const {
 }
 
 array Embedding::operator()(const array& tokens) const {
-  if (ggml_info(type).block_size > 1) return take_blocks(table, type, tokens);
-  return astype(take(table, tokens, 0), float32);
+  if (auto* q = std::get_if<QuantizedMatrix>(&table)) {
+    const auto biases = q->biases ? std::optional(take(*q->biases, tokens, 0)) : std::nullopt;
+    return dequantize(take(q->values, tokens, 0), take(q->scales, tokens, 0), biases, q->group_size, q->bits,
+                      q->mode, std::nullopt, float32);
+  }
+  const array& rows_of = std::get<array>(table);
+  if (ggml_info(type).block_size > 1) return take_blocks(rows_of, type, tokens);
+  return astype(take(rows_of, tokens, 0), float32);
+}
+
+int64_t Embedding::rows() const {
+  if (auto* q = std::get_if<QuantizedMatrix>(&table)) return q->values.shape(0);
+  return std::get<array>(table).shape(0);
 }
 
 array Norm::operator()(const array& x) const {
@@ -89,35 +125,29 @@ array FeedForward::operator()(const array& x) const {
   return down(parts.size() > 1 ? y * parts[1] : y);
 }
 
-// The routing is read before the experts' graphs are built: each expert sees its own tokens only, and the
-// weights of the others are not touched.
+array ExpertMatrices::operator()(const array& x, const array& chosen) const {
+  if (auto* blocks = std::get_if<BlockMatrix>(&all)) return gather_block_matmul(x, *blocks, chosen, experts);
+  if (auto* each = std::get_if<std::vector<Linear>>(&all)) return routed(*each, x, chosen);
+  array rows = expand_dims(x, 2);  // (tokens, 1 or k, 1, columns)
+  if (auto* q = std::get_if<QuantizedMatrix>(&all))
+    return squeeze(gather_qmm(rows, q->values, q->scales, q->biases, std::nullopt, chosen, true,
+                              q->group_size, q->bits, q->mode),
+                   2);
+  const array& w = std::get<array>(all);
+  array y = gather_mm(astype(rows, w.dtype()), swapaxes(w, -1, -2), std::nullopt, chosen);
+  return astype(squeeze(y, 2), x.dtype());
+}
+
 array Experts::operator()(const array& x) const {
   const int64_t n = x.shape(0) * x.shape(1), hidden = x.shape(2);
-  const int k = static_cast<int>(used);
   array rows = reshape(x, {n, hidden});
   array scores = softmax(router(rows), -1, true);
-  array chosen = slice(argpartition(negative(scores), k - 1, -1), {0, 0}, {n, used});
+  array chosen = slice(argpartition(negative(scores), static_cast<int>(used) - 1, -1), {0, 0}, {n, used});
   array shares = take_along_axis(scores, chosen, -1);
   if (normalize) shares = shares / sum(shares, -1, true);
-
-  const auto experts = astype(chosen, int32).to_vector<int32_t>();  // (token, choice)
-  std::vector<array> results;
-  std::vector<int32_t> place(experts.size());  // of a choice among the results
-  int32_t done = 0;
-  for (size_t e = 0; e < down.size(); ++e) {
-    std::vector<int32_t> tokens;
-    for (size_t i = 0; i < experts.size(); ++i) {
-      if (experts[i] != static_cast<int32_t>(e)) continue;
-      place[i] = done++;
-      tokens.push_back(static_cast<int32_t>(i) / k);
-    }
-    if (tokens.empty()) continue;
-    array mine = take(rows, array(tokens.data(), {static_cast<int64_t>(tokens.size())}, int32), 0);
-    results.push_back(down[e](nn::silu(gate[e](mine)) * up[e](mine)));
-  }
-  array all = concatenate(std::move(results), 0);
-  array by_token = take(all, array(place.data(), {n, used}, int32), 0);  // (n, used, hidden)
-  return reshape(sum(by_token * expand_dims(shares, -1), 1), x.shape());
+  rows = expand_dims(rows, 1);
+  array y = down(nn::silu(gate(rows, chosen)) * up(rows, chosen), chosen);
+  return reshape(sum(y * expand_dims(shares, -1), 1), x.shape());
 }
 
 }  // namespace lazuli::lm

@@ -10,12 +10,21 @@
 #include "lazuli/io/gguf.h"
 #include "lazuli/lm/cache.h"
 #include "lazuli/ops.h"
+#include "lazuli/ops/quantized.h"
 #include "lm/rope.h"
 
 namespace lazuli::lm {
 
-// A matrix of weights (rows, columns), plain or in blocks.
-using Weight = std::variant<array, BlockMatrix>;
+// A matrix of small integers as MLX stores it; see lazuli/ops/quantized.h. With a leading axis, several.
+struct QuantizedMatrix {
+  array values, scales;
+  std::optional<array> biases = std::nullopt;
+  int group_size = 64, bits = 4;
+  std::string mode = "affine";
+};
+
+// A matrix of weights (rows, columns): plain, in ggml's blocks, or in MLX's groups.
+using Weight = std::variant<array, BlockMatrix, QuantizedMatrix>;
 
 struct Linear {
   Weight weight = array(0.0f);
@@ -35,8 +44,10 @@ struct Projections {
 
 // A table of vectors (vocabulary, hidden) that stays in its blocks.
 struct Embedding {
-  array table = array(0.0f);  // plain, or the rows of blocks as uint8
+  std::variant<array, QuantizedMatrix> table = array(0.0f);  // an array may hold rows of blocks, as uint8
   GgmlType type = GgmlType::F32;
+
+  int64_t rows() const;
 
   array operator()(const array& tokens) const;  // (...) -> (..., hidden), float32
 };
@@ -73,10 +84,20 @@ struct FeedForward {
   array operator()(const array& x) const;
 };
 
+// A matrix (rows, columns) for each of some experts: in one array (experts, rows, columns), or by themselves.
+struct ExpertMatrices {
+  std::variant<array, QuantizedMatrix, BlockMatrix, std::vector<Linear>>
+      all;  // blocks: (experts * rows, columns)
+  int64_t experts = 1;
+
+  // x (tokens, 1 or k, columns) by the matrices `chosen` (tokens, k): (tokens, k, rows).
+  array operator()(const array& x, const array& chosen) const;
+};
+
 // A mixture of experts: each token goes to the `used` experts that the router gives the largest scores.
 struct Experts {
   Linear router;
-  std::vector<Linear> gate, up, down;  // of each expert
+  ExpertMatrices gate, up, down;
   int64_t used = 1;
   bool normalize = true;  // weights of the experts used sum to 1
 

@@ -35,8 +35,8 @@ class Weights {
   // A table of `rows` rows, or of any number if that is 0.
   virtual Embedding embedding(const std::string& name, int64_t rows, int64_t columns) const = 0;
   // One matrix (rows, columns) for each expert.
-  virtual std::vector<Linear> experts(const std::string& name, int64_t count, int64_t rows,
-                                      int64_t columns) const = 0;
+  virtual ExpertMatrices experts(const std::string& name, int64_t count, int64_t rows,
+                                 int64_t columns) const = 0;
   // Bytes of all weights handed out.
   size_t bytes() const { return bytes_; }
 

@@ -343,6 +343,20 @@ TEST(ModelFiles, ErrorsOfFoldersNameWhatIsWrong) {
             "[load_model] config.json: the activation relu is not known for gpt2");
   EXPECT_EQ(with("mistral", {{"quantization_config", {{"quant_method", "gptq"}}}}),
             "[load_model] config.json: weights quantized by gptq are not supported");
+  EXPECT_EQ(with("mlx-affine", {{"quantization", {{"bits", 7}}}}),
+            "[load_model] config.json, quantization: 7 bits of mode affine in groups of 32 are not known");
+  EXPECT_EQ(with("mlx-affine", {{"quantization", {{"bits", 8}}}}),
+            "[load_model] tensor model.embed_tokens.weight has the shape (40, 4), expected (40, 8) for 8 "
+            "bits in groups of "
+            "32");
+  EXPECT_EQ(with("mlx-affine", {{"quantization", {{"group_size", 64}}}}),
+            "[load_model] model.embed_tokens has 32 columns, which groups of 64 do not divide");
+  EXPECT_EQ(with("mlx-mxfp4", {{"quantization", {{"mode", "affine"}}}}),
+            "[load_model] tensor model.embed_tokens.scales holds uint8, which affine weights do not");
+  EXPECT_EQ(
+      fails("mlx-affine",
+            [](ModelFiles& f, json&) { f.weights.erase("model.layers.1.mlp.switch_mlp.up_proj.biases"); }),
+      "[load_model] here has no tensor model.layers.1.mlp.switch_mlp.up_proj.biases");
   EXPECT_EQ(with("mistral-mistral", {{"norm_eps", nullptr}}),
             "[load_model] params.json: the key norm_eps is missing");
   EXPECT_EQ(with("mistral-mistral", {{"q_lora_rank", 8}}),

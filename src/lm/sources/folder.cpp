@@ -44,7 +44,47 @@ const array& FolderWeights::tensor(const std::string& name, const Shape& shape) 
   return a;
 }
 
+QuantizedMatrix FolderWeights::quantized_matrix(const std::string& name, Shape shape) const {
+  auto own = names_.own_quantization.find(name);
+  const Quantization& q = own == names_.own_quantization.end() ? names_.quantization : own->second;
+  auto part = [&](const char* suffix, int64_t columns, bool integers) {
+    shape.back() = columns;
+    const std::string full = name + suffix;
+    auto found = files_.weights.find(full);
+    if (found == files_.weights.end())
+      throw std::runtime_error(fmt::format("[load_model] {} has no tensor {}", files_.path, full));
+    const array& a = found->second;
+    if (a.shape() != shape)
+      throw std::runtime_error(
+          fmt::format("[load_model] tensor {} has the shape {}, expected {} for {} bits in "
+                      "groups of {}",
+                      full, to_string(a.shape()), to_string(shape), q.bits, q.group_size));
+    if (issubdtype(a.dtype(), floating) == integers)
+      throw std::runtime_error(fmt::format("[load_model] tensor {} holds {}, which {} weights do not", full,
+                                           dtype_name(a.dtype()), q.mode));
+    bytes_ += a.nbytes();
+    return a;
+  };
+  const int64_t columns = shape.back();
+  if (columns % q.group_size != 0)
+    throw std::runtime_error(fmt::format("[load_model] {} has {} columns, which groups of {} do not divide",
+                                         name, columns, q.group_size));
+  const bool affine = q.mode == "affine";
+  QuantizedMatrix m{part(".weight", columns * q.bits / 32, true),
+                    part(".scales", columns / q.group_size, !affine)};
+  if (affine) m.biases = part(".biases", columns / q.group_size, false);
+  m.group_size = static_cast<int>(q.group_size);
+  m.bits = static_cast<int>(q.bits);
+  m.mode = q.mode;
+  return m;
+}
+
 Linear FolderWeights::matrix(const std::string& name, int64_t rows, int64_t columns, bool transposed) const {
+  if (quantized(name)) {
+    Linear l{quantized_matrix(name, {rows, columns})};
+    if (files_.weights.contains(name + ".bias")) l.bias = vector(name + ".bias", rows);
+    return l;
+  }
   const array& w = tensor(name + ".weight", transposed ? Shape{columns, rows} : Shape{rows, columns});
   bytes_ += w.nbytes();
   Linear l{transposed ? transpose(w) : w};
@@ -83,28 +123,28 @@ Norm FolderWeights::norm(const std::string& name, int64_t size, float eps) const
 }
 
 Embedding FolderWeights::embedding(const std::string& name, int64_t rows, int64_t columns) const {
-  const std::string file = translate(name) + ".weight";
+  const std::string plain = translate(name), file = plain + ".weight";
   if (auto found = files_.weights.find(file); rows == 0 && found != files_.weights.end())
     rows = found->second.ndim() > 0 ? found->second.shape(0) : 0;
+  if (quantized(plain)) return {quantized_matrix(plain, {rows, columns})};
   return {tensor(file, {rows, columns})};
 }
 
-std::vector<Linear> FolderWeights::experts(const std::string& name, int64_t count, int64_t rows,
-                                           int64_t columns) const {
-  std::vector<Linear> all;
+ExpertMatrices FolderWeights::experts(const std::string& name, int64_t count, int64_t rows,
+                                      int64_t columns) const {
   // mlx-lm stacks the experts of a layer; others give each a matrix.
   if (const std::string stacked = translate(name + "_stacked");
       files_.weights.contains(stacked + ".weight")) {
+    if (quantized(stacked)) return {quantized_matrix(stacked, {count, rows, columns}), count};
     const array& w = tensor(stacked + ".weight", {count, rows, columns});
     bytes_ += w.nbytes();
-    for (int64_t e = 0; e < count; ++e)
-      all.push_back({squeeze(slice(w, {e, 0, 0}, {e + 1, rows, columns}), 0)});
-    return all;
+    return {w, count};
   }
   const std::string file = translate(name);
+  std::vector<Linear> all;
   for (int64_t e = 0; e < count; ++e)
     all.push_back(matrix(fmt::format(fmt::runtime(file), e), rows, columns, false));
-  return all;
+  return {std::move(all), count};
 }
 
 }  // namespace lazuli::lm

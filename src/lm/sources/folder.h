@@ -3,6 +3,7 @@
 // Plain weights keep their dtype and are used where they are mapped; nothing is copied but norms and biases.
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -12,6 +13,12 @@
 
 namespace lazuli::lm {
 
+// As mlx-lm writes it into config.json.
+struct Quantization {
+  int64_t group_size = 64, bits = 4;
+  std::string mode = "affine";
+};
+
 // What the files call the parts of a layer, and what else differs between them.
 struct Names {
   // Canonical name to that in the files; those of layers without their prefix. In names of experts {} is the
@@ -19,7 +26,10 @@ struct Names {
   std::vector<std::pair<std::string_view, std::string>> parts;
   std::string layer;        // "model.layers.{}."
   bool transposed = false;  // matrices of layers are (columns, rows): GPT-2
-  float norm_offset = 0;    // added to weights of norms: Gemma's are stored minus 1
+  // Of matrices with scales beside them; `own` for those that differ.
+  Quantization quantization = {};
+  std::map<std::string, Quantization> own_quantization = {};
+  float norm_offset = 0;  // added to weights of norms: Gemma's are stored minus 1
 };
 
 class FolderWeights final : public Weights {
@@ -32,13 +42,16 @@ class FolderWeights final : public Weights {
                           const std::vector<int64_t>& rows, int64_t columns) const override;
   Norm norm(const std::string& name, int64_t size, float eps) const override;
   Embedding embedding(const std::string& name, int64_t rows, int64_t columns) const override;
-  std::vector<Linear> experts(const std::string& name, int64_t count, int64_t rows,
-                              int64_t columns) const override;
+  ExpertMatrices experts(const std::string& name, int64_t count, int64_t rows,
+                         int64_t columns) const override;
 
  private:
   // The files' name of "blk.3.attn_q"; empty if there is none.
   std::string translate(const std::string& name) const;
   const array& tensor(const std::string& name, const Shape& shape) const;
+  // Whether NAME.weight has scales, and the matrix, whose values have the shape `shape`.
+  bool quantized(const std::string& name) const { return files_.weights.contains(name + ".scales"); }
+  QuantizedMatrix quantized_matrix(const std::string& name, Shape shape) const;
   Linear matrix(const std::string& name, int64_t rows, int64_t columns, bool transposed) const;
   array vector(const std::string& name, int64_t size) const;
 

@@ -44,7 +44,7 @@ class GgufWeights final : public Weights {
   Linear linear(const std::string& name, int64_t rows, int64_t columns) const override {
     const GgufTensor& t = tensor(name + ".weight", {rows, columns});
     Linear l{matrix(t.values(), t.type, rows, columns), bias(name, rows)};
-    if (t.packed()) release_pages(t);
+    if (std::holds_alternative<BlockMatrix>(l.weight)) release_pages(t);
     return l;
   }
 
@@ -86,22 +86,31 @@ class GgufWeights final : public Weights {
     return {t.values(), t.packed() ? t.type : GgmlType::F32};
   }
 
-  std::vector<Linear> experts(const std::string& name, int64_t count, int64_t rows,
-                              int64_t columns) const override {
-    std::vector<Linear> all;
+  ExpertMatrices experts(const std::string& name, int64_t count, int64_t rows,
+                         int64_t columns) const override {
     // Files of 2023 hold "blk.0.ffn_gate.3.weight" instead of "blk.0.ffn_gate_exps.weight".
     const std::string old = name.substr(0, name.rfind("_exps")) + ".";
     if (!has(name) && has(old + "0")) {
+      std::vector<Linear> all;
       for (int64_t e = 0; e < count; ++e) all.push_back(linear(old + std::to_string(e), rows, columns));
-      return all;
+      return {std::move(all), count};
     }
     const GgufTensor& t = tensor(name + ".weight", {count, rows, columns});
     array values = t.values();
-    for (int64_t e = 0; e < count; ++e) {
-      array one = squeeze(slice(values, {e, 0, 0}, {e + 1, rows, values.shape(2)}), 0);
-      all.push_back({matrix(one, t.type, rows, columns)});
+    if (t.packed() && rows % 8 != 0) {  // tiles would cross the borders of experts
+      std::vector<Linear> all;
+      for (int64_t e = 0; e < count; ++e)
+        all.push_back({matrix(squeeze(slice(values, {e, 0, 0}, {e + 1, rows, values.shape(2)}), 0), t.type,
+                              rows, columns)});
+      return {std::move(all), count};
     }
-    return all;
+    if (t.packed()) values = reshape(values, {count * rows, values.shape(2)});
+    Weight w = matrix(values, t.type, count * rows, columns);
+    if (auto* blocks = std::get_if<BlockMatrix>(&w)) {
+      release_pages(t);
+      return {*blocks, count};
+    }
+    return {reshape(std::get<array>(w), {count, rows, columns}), count};
   }
 
  private:

@@ -1,5 +1,7 @@
 // Hugging Face folders: config.json and model*.safetensors, as transformers or mlx-lm write them.
+#include <algorithm>
 #include <cmath>
+#include <initializer_list>
 
 #include "lm/models.h"
 #include "lm/sources/folder.h"
@@ -199,6 +201,32 @@ Names names_of(const ModelFiles& files, const std::string& architecture) {
   return n;
 }
 
+Quantization quantization_of(const JsonConfig& j) {
+  Quantization q{.group_size = j.get_or<int64_t>("group_size", 64),
+                 .bits = j.get_or<int64_t>("bits", 4),
+                 .mode = j.get_or<std::string>("mode", "affine")};
+  auto among = [](int64_t n, std::initializer_list<int64_t> list) {
+    return std::find(list.begin(), list.end(), n) != list.end();
+  };
+  const bool known = q.mode == "affine"
+                         ? among(q.bits, {1, 2, 3, 4, 5, 6, 8}) && among(q.group_size, {32, 64, 128})
+                     : q.mode == "mxfp4" ? q.bits == 4 && q.group_size == 32
+                     : q.mode == "mxfp8" ? q.bits == 8 && q.group_size == 32
+                                         : q.mode == "nvfp4" && q.bits == 4 && q.group_size == 16;
+  if (!known)
+    j.fail(fmt::format("{} bits of mode {} in groups of {} are not known", q.bits, q.mode, q.group_size));
+  return q;
+}
+
+// "quantization": {"group_size": 64, "bits": 4, "lm_head": {"group_size": 64, "bits": 6}, ...}
+void read_quantization(Names& names, const JsonConfig& all) {
+  if (!all.has("quantization")) return;
+  const JsonConfig j = all.object("quantization");
+  names.quantization = quantization_of(j);
+  for (auto& [key, value] : j.json().items())
+    if (value.is_object()) names.own_quantization[key] = quantization_of(j.object(key.c_str()));
+}
+
 std::string architecture_of(const JsonConfig& j, const std::string& type) {
   if (const Architecture* a = find_model_type(type)) return std::string(a->name);
   j.fail(fmt::format("the model_type {} is not known; known are {}", type, known_model_types()));
@@ -210,14 +238,16 @@ std::unique_ptr<Weights> open_hugging_face(const ModelFiles& files) {
   const JsonConfig all("config.json", files.config);
   const std::string type = all.get<std::string>("model_type");
   const std::string architecture = architecture_of(all, type);
-  if (all.has("quantization")) all.fail("weights quantized by mlx-lm are not supported yet");
-  if (all.has("quantization_config"))
+  // mlx-lm says the same under both keys.
+  if (all.has("quantization_config") && !all.has("quantization"))
     all.fail(fmt::format("weights quantized by {} are not supported",
                          all.object("quantization_config").get_or<std::string>("quant_method", "(unknown)")));
   const JsonConfig text = all.has("text_config") ? all.object("text_config") : all;
   Config config = read_config(text, architecture);
   config.architecture = architecture;
-  return std::make_unique<FolderWeights>(files, std::move(config), names_of(files, architecture));
+  Names names = names_of(files, architecture);
+  read_quantization(names, all);
+  return std::make_unique<FolderWeights>(files, std::move(config), std::move(names));
 }
 
 }  // namespace lazuli::lm
