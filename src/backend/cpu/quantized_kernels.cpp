@@ -293,7 +293,8 @@ void add_rows(const QuantizedFormat& f, const uint32_t* w, int64_t words, int ro
 template <int kBits, Codes kCodes>
 const QuantizedKernels* kernels() {
   using T = Format<kBits, kCodes>;
-  static const QuantizedKernels k{T::kStep, kLanes, &restore<T>, &dot<T>, &unpack<T>, &add_rows<T>};
+  static const QuantizedKernels k{T::kStep, kLanes,     &interleave<T>, &restore<T>,
+                                  &dot<T>,  &unpack<T>, &add_rows<T>};
   return &k;
 }
 
