@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 
@@ -50,6 +51,13 @@ array Decoder::hidden(const array& tokens, Cache& cache) const {
     x = x + (b.post_feed_forward_norm ? (*b.post_feed_forward_norm)(y) : y);
   }
   return norm_(x);
+}
+
+bool Decoder::lazy() const {
+  return std::none_of(blocks_.begin(), blocks_.end(), [](const Block& b) {
+    const auto* e = std::get_if<Experts>(&b.feed_forward);
+    return e && !(e->gate.lazy() && e->up.lazy() && e->down.lazy());
+  });
 }
 
 array Decoder::logits(const array& h) const {

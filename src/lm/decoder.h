@@ -36,6 +36,7 @@ class Decoder : public Model::Network {
   array hidden(const array& tokens, Cache& cache) const override;
   array logits(const array& hidden) const override;
   int64_t window(int64_t layer) const override { return config_.window_of(layer); }
+  bool lazy() const override;
 
   // What only some models have.
   std::optional<Embedding> positions = std::nullopt;  // added to the embedding of tokens

@@ -75,6 +75,13 @@ struct TokenStream::State {
   // One evaluation of the model, one token. The graph of the next evaluation is built while this one runs:
   // it reads the token from memory that is written in between.
   void decode_one() {
+    if (!model.lazy()) {
+      scores->wait();
+      ready.push_back(text.choose(*scores, 0));
+      scores.reset();
+      if (!text.complete()) scores.emplace(model(ids({&ready.back().token, 1}), cache));
+      return;
+    }
     auto token = std::make_shared<int32_t>(0);
     std::optional<Cache> before;
     std::optional<Scores> next;

@@ -92,6 +92,8 @@ struct ExpertMatrices {
 
   // x (tokens, 1 or k, columns) by the matrices `chosen` (tokens, k): (tokens, k, rows).
   array operator()(const array& x, const array& chosen) const;
+  // Whether that only builds a graph: by themselves, `chosen` is read.
+  bool lazy() const { return !std::holds_alternative<std::vector<Linear>>(all); }
 };
 
 // A mixture of experts: each token goes to the `used` experts that the router gives the largest scores.

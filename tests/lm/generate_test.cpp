@@ -184,6 +184,25 @@ TEST(Generate, SpeculationGivesTheSameTokens) {
     }
 }
 
+// Experts by themselves are chosen while the graph is built, when the token must be known.
+TEST(Generate, ModelsThatReadTheirRouters) {
+  for (const char* name : {"mixtral", "mixtral.gguf", "qwen3_moe"}) {
+    Model model = load_model(std::string(LAZULI_TEST_DATA "/models/") + name);
+    EXPECT_EQ(model.lazy(), std::string(name).ends_with(".gguf")) << name;
+    const std::vector<int32_t> prompt = {5, 9, 11};
+    Cache cache = model.make_cache();
+    array logits = model(array(prompt.data(), {1, 3}, int32), cache);
+    std::vector<int32_t> want;
+    for (int i = 0; i < 12; ++i) {
+      want.push_back(argmax(logits, -1).item<int32_t>());
+      logits = model(array(want.data() + i, {1, 1}, int32), cache);
+    }
+    Result r = generate(model, letters(static_cast<size_t>(model.info().vocabulary)), prompt,
+                        {.max_tokens = 12, .ignore_end = true});
+    EXPECT_EQ(r.tokens, want) << name;
+  }
+}
+
 TEST(Generate, PromptLookupFindsRepetitions) {
   // The counter runs through the vocabulary again and again.
   Result r = generate(counter(), letters(), std::vector<int32_t>{kA},

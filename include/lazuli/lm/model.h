@@ -43,12 +43,16 @@ class Model {
     virtual array logits(const array& hidden) const = 0;
     // How many tokens, itself included, a token sees in a layer; 0: all.
     virtual int64_t window(int64_t /*layer*/) const { return 0; }
+    // Whether hidden() only builds a graph: tokens may then get their values afterwards.
+    virtual bool lazy() const { return true; }
     ModelInfo info;
   };
 
   explicit Model(std::shared_ptr<const Network> network) : network_(std::move(network)) {}
 
   const ModelInfo& info() const { return network_->info; }
+  // Whether a call only builds a graph. Models that read the choices of a router are not lazy.
+  bool lazy() const { return network_->lazy(); }
   // Layers with a window remember no more than it. Throws std::invalid_argument for options out of range.
   Cache make_cache(const CacheOptions& options = {}) const;
 
