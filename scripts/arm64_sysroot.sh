@@ -6,7 +6,7 @@
 set -eu
 root=${1:-${LAZULI_ARM64_SYSROOT:-$HOME/.cache/lazuli/arm64}}
 packages="libc6-dev libstdc++-12-dev libgomp1 libfmt-dev nlohmann-json3-dev libhwy-dev libdnnl-dev
-          libopenblas-openmp-dev zlib1g-dev libgtest-dev libgmock-dev libcli11-dev"
+          libopenblas-openmp-dev zlib1g-dev libpcre2-dev libutf8proc-dev libgtest-dev libgmock-dev libcli11-dev"
 stamp="$root/.filled-with"
 [ "$(cat "$stamp" 2>/dev/null)" != "$packages" ] || exit 0
 
@@ -24,6 +24,9 @@ for package in "$work"/archives/*.deb; do dpkg-deb -x "$package" "$root"; done
 # dpkg-deb knows no alternatives: choose the BLAS built with OpenMP.
 lib="$root/usr/lib/aarch64-linux-gnu"
 for name in libopenblas.so libopenblas.so.0; do ln -sf openblas-openmp/$name "$lib/$name"; done
+for header in "$root"/usr/include/aarch64-linux-gnu/openblas-openmp/*.h; do
+  ln -sf "openblas-openmp/${header##*/}" "$root/usr/include/aarch64-linux-gnu/${header##*/}"
+done
 # Links to absolute paths would leave the folder.
 find "$root" -type l -lname '/*' | while read -r link; do
   ln -sfr "$root$(readlink "$link")" "$link"
