@@ -44,6 +44,9 @@ struct Kernel {
   // Bit i: output 0 may be written over input i, if that has the same size and dtype and
   // no other reader. Such a kernel checks its data before it writes: an error must leave the input whole.
   uint32_t donate = 0;
+  // The input, if any, that is much larger than the others and read once, such as weights that meet one row:
+  // what it waits for is memory, so threads without work read it ahead.
+  int streamed = -1;
 };
 
 // Primitive class -> kernel. Each backend/<name>/<family>.cpp has one function
@@ -71,6 +74,8 @@ class Backend {
   virtual detail::Buffer* allocate(size_t bytes) = 0;  // throws std::bad_alloc
   virtual const Kernel* find(const Primitive&) const = 0;
   virtual std::unordered_map<std::string, std::variant<std::string, size_t>> info() const = 0;
+  // A hint that this memory will be read soon. What an earlier call asked for is forgotten.
+  virtual void will_read(const void* /*data*/, size_t /*bytes*/) {}
 
   // out[k][i] = program(in[0][i], in[1][i], ...) for every index i of `space`. Inputs have
   // the shape `space` (strides 0 where they broadcast); outputs are row-contiguous. An

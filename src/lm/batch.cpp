@@ -38,7 +38,7 @@ BatchCache& layer(Cache& cache, size_t i) { return static_cast<BatchCache&>(cach
 
 struct BatchGenerator::State {
   const Model model;
-  const Tokenizer& tokenizer;
+  const Tokenizer tokenizer;
   const BatchOptions options;
   std::vector<std::unique_ptr<Request>> requests;  // by id
   std::deque<int64_t> waiting;

@@ -64,7 +64,7 @@ class Text {
   Result& result() { return result_; }
 
  private:
-  const Tokenizer& tokenizer_;
+  const Tokenizer tokenizer_;
   GenerateOptions options_;
   Sampler sample_;
   StreamingDecoder decoder_;

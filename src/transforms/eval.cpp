@@ -104,12 +104,14 @@ class Evaluation {
     schedule(outputs, epoch_, options, tape_);
     auto& entries = tape_.entries;
     const int32_t size = static_cast<int32_t>(entries.size());
+    ahead_ = 0;
     for (int32_t i = 0; i < size; ++i)
       if (is_alias(i)) detail::retain(entry_at(entry_at(i).same).node);
     for (int32_t i = 0; i < size; ++i) {
       if (entry_at(i).group != i) continue;
       Node* root = entries[static_cast<size_t>(i)].node;
       try {
+        look_ahead(i);
         run_group(i, root);
       } catch (...) {
         release_fresh();
@@ -134,6 +136,24 @@ class Evaluation {
     return n->row_contiguous && n->refs.load(std::memory_order_acquire) == slots && !n->buffer->borrowed &&
            n->buffer->refs.load(std::memory_order_acquire) == 1 &&
            n->buffer->bytes == static_cast<size_t>(n->size) * n->dtype.size() && !Trace::alive(n->trace);
+  }
+
+  // Says what the next kernel that streams weights will read, while smaller ones before it run.
+  void look_ahead(int32_t group) {
+    if (ahead_ > group) return;
+    const auto size = static_cast<int32_t>(tape_.entries.size());
+    for (ahead_ = group + 1; ahead_ < size; ++ahead_) {
+      const Node* n = entry_at(ahead_).node;
+      if (entry_at(ahead_).group != ahead_ || n->primitive->role() != Primitive::Role::kernel) continue;
+      Backend& b = backend(n->stream.device);
+      const Kernel* kernel = b.find(*n->primitive);
+      if (!kernel || kernel->streamed < 0) continue;
+      const Node* weights = n->inputs[kernel->streamed];
+      if (weights->status.load(std::memory_order_relaxed) != Status::available) continue;
+      const Operand o = operand_of(weights);
+      b.will_read(o.data, static_cast<size_t>(o.size) * o.dtype.size());
+      return;
+    }
   }
 
   void run_group(int32_t group, Node* root) {
@@ -419,6 +439,7 @@ class Evaluation {
   };
   EvalHooks* hooks_ = nullptr;
   uint32_t epoch_ = 0;
+  int32_t ahead_ = 0;  // the kernel whose weights are read ahead
   Tape tape_;
   Fusion fusion_;
   Buffer* temporary_ = nullptr;  // of the reduction in the middle of a group

@@ -2,6 +2,8 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdint>
+#include <memory>
 #include <numeric>
 #include <stdexcept>
 #include <thread>
@@ -129,6 +131,20 @@ TEST_F(ThreadPool, ChildProcessesComputeToo) {
   int status = 0;
   waitpid(child, &status, 0);
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+// What is read ahead may be gone, or never have been there.
+TEST_F(ThreadPool, ReadsAheadWhatMayNotExist) {
+  set_num_threads(3);
+  std::atomic<int64_t> count = 0;
+  for (int i = 0; i < 200; ++i) {
+    auto memory = std::make_unique<std::vector<char>>(1 << 20);
+    cpu::read_ahead(memory->data(), memory->size());
+    memory.reset();
+    if (i % 3 == 0) cpu::read_ahead(reinterpret_cast<const void*>(uintptr_t{64}), SIZE_MAX);
+    parallel_for(64, 1, [&](int64_t begin, int64_t end) { count += end - begin; });
+  }
+  EXPECT_EQ(count, 200 * 64);
 }
 
 TEST_F(ThreadPool, NeedsAtLeastOneThread) {

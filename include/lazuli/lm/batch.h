@@ -28,7 +28,7 @@ struct BatchOptions {
 
 class BatchGenerator {
  public:
-  // The model and the tokenizer must live as long. Throws std::invalid_argument for max_rows < 1.
+  // The model and the tokenizer are shared. Throws std::invalid_argument for max_rows < 1.
   BatchGenerator(const Model& model, const Tokenizer& tokenizer, const BatchOptions& options = {});
   BatchGenerator(BatchGenerator&&) noexcept;
   ~BatchGenerator();

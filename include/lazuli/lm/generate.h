@@ -72,9 +72,9 @@ struct Result {
 // The tokens of one generation, computed as they are asked for: an input range. Moved, not copied.
 class TokenStream {
  public:
-  // Continues `prompt`, which follows what is in the cache (null: a new one). The model, the tokenizer and
-  // the cache must live as long as the stream. Throws std::invalid_argument for an empty prompt, ids outside
-  // the vocabulary, and options out of range.
+  // Continues `prompt`, which follows what is in the cache (null: a new one), which must live as long
+  // as the stream; the model and the tokenizer are shared. Throws std::invalid_argument for an empty prompt,
+  // ids outside the vocabulary, and options out of range.
   TokenStream(const Model& model, const Tokenizer& tokenizer, std::span<const int32_t> prompt,
               const GenerateOptions& options = {}, Cache* cache = nullptr);
   TokenStream(TokenStream&&) noexcept;

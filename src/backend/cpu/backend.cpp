@@ -27,6 +27,7 @@ class CpuBackend : public Backend {
 
   detail::Buffer* allocate(size_t bytes) override { return detail::allocate(bytes); }
   const Kernel* find(const Primitive& p) const override { return table_.find(p); }
+  void will_read(const void* data, size_t bytes) override { read_ahead(data, bytes); }
 
   void run(const Program& program, const Shape& space, std::span<const Operand> in,
            std::span<const Operand> out) override {

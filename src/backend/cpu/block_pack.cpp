@@ -18,16 +18,6 @@ struct Parts {
   float scale[16], minimum[16];
 };
 
-void take_apart(const ggml::Q4_0& b, Parts& p) {
-  for (int j = 0; j < 32; ++j) p.q[j] = static_cast<int8_t>(j < 16 ? b.qs[j] & 15 : b.qs[j - 16] >> 4);
-  p.scale[0] = b.d;
-  p.minimum[0] = -8 * static_cast<float>(b.d);
-}
-void take_apart(const ggml::Q4_1& b, Parts& p) {
-  for (int j = 0; j < 32; ++j) p.q[j] = static_cast<int8_t>(j < 16 ? b.qs[j] & 15 : b.qs[j - 16] >> 4);
-  p.scale[0] = b.d;
-  p.minimum[0] = b.m;
-}
 void take_apart(const ggml::Q5_0& b, Parts& p) {
   for (int j = 0; j < 32; ++j)
     p.q[j] =
@@ -125,23 +115,51 @@ void write_group(const BlockLayout& layout, const Parts* parts, int begin, int g
     }
 }
 
+// Formats whose bytes hold columns j and j + 16: the packed words are theirs.
+template <class Block>
+constexpr bool kPackedAsStored = std::same_as<Block, ggml::Q4_0> || std::same_as<Block, ggml::Q4_1>;
+
+// The only group of a block of such a format, of 8 rows.
+template <class Block>
+void copy_group(const Block* blocks, uint8_t* to) {
+  constexpr int rows = BlockLayout::kRows;
+  float16_t scale[rows], minimum[rows];
+  for (int r = 0; r < rows; ++r) {
+    scale[r] = blocks[r].d;
+    if constexpr (std::same_as<Block, ggml::Q4_1>)
+      minimum[r] = blocks[r].m;
+    else
+      minimum[r] = float16_t(-8 * static_cast<float>(blocks[r].d));
+  }
+  std::memcpy(to, scale, sizeof scale);
+  std::memcpy(to + sizeof scale, minimum, sizeof minimum);
+  to += sizeof scale + sizeof minimum;
+  for (int word = 0; word < 4; ++word)
+    for (int r = 0; r < rows; ++r, to += 4) std::memcpy(to, blocks[r].qs + 4 * word, 4);
+}
+
 template <class Block>
 void pack_tiles(const BlockLayout& layout, const Operand& blocks, uint8_t* out) {
   const int64_t count = layout.columns / Block::kSize, row_bytes = blocks.shape[1];
   const auto* in = blocks.as<const uint8_t>();
   parallel_for(blocks.shape[0] / BlockLayout::kRows, 4, [&](int64_t begin, int64_t end) {
-    Parts parts[BlockLayout::kRows];
+    [[maybe_unused]] Parts parts[BlockLayout::kRows];
     for (int64_t tile = begin; tile < end; ++tile) {
       uint8_t* to = out + tile * layout.tile_bytes();
       for (int64_t b = 0; b < count; ++b) {
-        for (int r = 0; r < BlockLayout::kRows; ++r) {
-          Block block;
-          std::memcpy(&block, in + (tile * BlockLayout::kRows + r) * row_bytes + b * int64_t{sizeof(Block)},
-                      sizeof block);
-          take_apart(block, parts[r]);
+        Block blocks[BlockLayout::kRows];
+        for (int r = 0; r < BlockLayout::kRows; ++r)
+          std::memcpy(&blocks[r],
+                      in + (tile * BlockLayout::kRows + r) * row_bytes + b * int64_t{sizeof(Block)},
+                      sizeof(Block));
+        if constexpr (kPackedAsStored<Block>) {
+          copy_group(blocks, to);
+          to += layout.group_bytes();
+        } else {
+          for (int r = 0; r < BlockLayout::kRows; ++r) take_apart(blocks[r], parts[r]);
+          for (int at = 0; at < Block::kSize; at += layout.group, to += layout.group_bytes())
+            write_group(layout, parts, at, at / layout.group, to);
         }
-        for (int at = 0; at < Block::kSize; at += layout.group, to += layout.group_bytes())
-          write_group(layout, parts, at, at / layout.group, to);
       }
     }
   });

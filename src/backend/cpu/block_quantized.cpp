@@ -208,26 +208,40 @@ TileProduct find_product(const BlockLayout& layout) {
 // Rounds row i of m, with n elements.
 void round_row(const float* x, int64_t n, int group, int64_t i, int64_t m, int8_t* q, float* scales,
                float* sums) {
+  namespace hn = hwy::HWY_NAMESPACE;
+  const hn::CappedTag<float, 16> d;
+  const hn::Rebind<int32_t, decltype(d)> d32;
+  const hn::Rebind<int8_t, decltype(d)> d8;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   q += i * kScaled, scales += i, sums += i;
   for (int64_t left = n; left > 0; left -= kScaled, x += kScaled, q += m * kScaled, scales += m) {
-    float largest = 0;
-    bool finite = true;
-    for (int64_t k = 0; k < kScaled; ++k) {
-      const float a = std::fabs(x[k]);
-      largest = a > largest ? a : largest;
-      finite &= a <= std::numeric_limits<float>::max();
+    auto largest = hn::Zero(d);
+    auto finite = hn::FirstN(d, static_cast<size_t>(lanes));
+    for (int64_t k = 0; k < kScaled; k += lanes) {
+      const auto a = hn::Abs(hn::LoadU(d, x + k));
+      finite = hn::And(finite, hn::IsFinite(a));
+      largest = hn::Max(largest, a);
     }
-    // 127 / largest must not overflow.
-    const float inverse = largest > 1e-36f && finite ? 127.0f / largest : 0.0f;
-    const float scale = finite ? largest / 127.0f : std::numeric_limits<float>::quiet_NaN();
+    const bool all_finite = hn::AllTrue(d, finite);
+    const float most = hn::GetLane(hn::MaxOfLanes(d, largest));
+    // 127 / most must not overflow.
+    const float inverse = all_finite && most > 1e-36f ? 127.0f / most : 0.0f;
+    const float scale = all_finite ? most / 127.0f : std::numeric_limits<float>::quiet_NaN();
     *scales = scale;
     int32_t whole[2] = {};
-    for (int64_t k = 0; k < kScaled; ++k) {
-      // Adding 1.5 * 2^23 rounds to the nearest integer.
-      const float y = inverse == 0.0f ? 0.0f : x[k] * inverse;
-      q[k] = static_cast<int8_t>(static_cast<int32_t>((y + 12582912.0f) - 12582912.0f));
+    if (inverse == 0.0f) {
+      std::memset(q, 0, kScaled);
+    } else {
+      for (int half = 0; half < 2; ++half) {
+        auto sum = hn::Zero(d32);
+        for (int64_t k = 16 * half; k < 16 * half + 16; k += lanes) {
+          const auto r = hn::NearestInt(hn::Mul(hn::LoadU(d, x + k), hn::Set(d, inverse)));
+          hn::StoreU(hn::DemoteTo(d8, r), d8, q + k);
+          sum = hn::Add(sum, r);
+        }
+        whole[half] = hn::GetLane(hn::SumOfLanes(d32, sum));
+      }
     }
-    for (int64_t k = 0; k < kScaled; ++k) whole[k / 16] += q[k];
     if (group == 16) {
       sums[0] = scale * static_cast<float>(whole[0]);
       sums[m] = scale * static_cast<float>(whole[1]);
@@ -354,7 +368,7 @@ void run_gather(const KernelCall& call) {
 }  // namespace
 
 void register_block_quantized(KernelTable& t) {
-  t.add<BlockMatmul>({&run_block_matmul, 3});
+  t.add<BlockMatmul>({&run_block_matmul, 3, 0, 1});
   t.add<GatherBlockMatmul>({&run_gather, 7});
 }
 

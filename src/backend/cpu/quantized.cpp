@@ -260,7 +260,7 @@ void run_gather_qmm(const KernelCall& call) {
 }  // namespace
 
 void register_quantized(KernelTable& t) {
-  t.add<QuantizedMatmul>({&run_quantized_matmul, 15});
+  t.add<QuantizedMatmul>({&run_quantized_matmul, 15, 0, 1});
   t.add<GatherQmm>({&run_gather_qmm, 63});
 }
 

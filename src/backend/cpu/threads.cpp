@@ -40,18 +40,43 @@ void pause() {
 #endif
 }
 
-// Waits until done(), first awake, then as `sleep` says.
-template <class Done, class Sleep>
-void wait(Done done, Sleep sleep) {
+// Waits until done(), first awake, then as `sleep` says. In between it calls idle().
+template <class Done, class Sleep, class Idle>
+void wait(Done done, Sleep sleep, Idle idle) {
   const auto until = Clock::now() + kSpin;
   do
     for (int i = 0; i < 32; ++i) {
       if (done()) return;
-      pause();
+      idle();
     }
   while (Clock::now() < until);
   while (!done()) sleep();
 }
+
+// Memory to bring into the cache, in steps that take less time than a thread may be late for a job.
+class Ahead {
+ public:
+  void set(const void* data, size_t bytes) {
+    const auto begin = reinterpret_cast<uintptr_t>(data);
+    end_.store(0, std::memory_order_relaxed);
+    next_.store(begin, std::memory_order_relaxed);
+    end_.store(begin + std::min(bytes, kMost), std::memory_order_release);
+  }
+  // Whether there was something to do.
+  bool step() {
+    const uintptr_t end = end_.load(std::memory_order_acquire);
+    if (next_.load(std::memory_order_relaxed) >= end) return false;
+    const uintptr_t at = next_.fetch_add(kStep, std::memory_order_relaxed);
+    for (uintptr_t i = 0; i < kStep; i += 64) __builtin_prefetch(reinterpret_cast<const void*>(at + i), 0, 2);
+    return true;
+  }
+
+ private:
+  static constexpr size_t kMost = 1 << 20;  // half of it fits the cache of a thread, the rest the shared one
+  static constexpr uintptr_t kStep = 2048;
+  alignas(64) std::atomic<uintptr_t> next_{0};
+  std::atomic<uintptr_t> end_{0};
+};
 
 thread_local bool inside = false;  // a piece of a job runs on this thread
 
@@ -89,10 +114,13 @@ class Pool {
     wait([&] { return working_.load() == 0; },
          [&] {
            if (int w = working_.load(); w != 0) working_.wait(w);
-         });
+         },
+         pause);
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
     return true;
   }
+
+  Ahead ahead;
 
  private:
   struct alignas(64) Member {
@@ -111,7 +139,10 @@ class Pool {
 
   [[noreturn]] void serve(int index, Member& me) {
     for (uint32_t seen = 0;;) {
-      wait([&] { return me.jobs.load() != seen; }, [&] { me.jobs.wait(seen); });
+      wait([&] { return me.jobs.load() != seen; }, [&] { me.jobs.wait(seen); },
+           [&] {
+             if (!ahead.step()) pause();
+           });
       seen = me.jobs.load();
       // The job cannot end between the two: its owner closes it and then waits for nobody to work.
       working_.fetch_add(1);
@@ -186,6 +217,8 @@ void run_on_threads(int64_t n, int64_t grain, int threads, void (*f)(void*, int6
   if (threads > 1 && !inside && current().load()->try_run({n, grain, threads, f, context})) return;
   f(context, 0, n);
 }
+
+void read_ahead(const void* data, size_t bytes) { current().load()->ahead.set(data, bytes); }
 
 }  // namespace lazuli::cpu
 

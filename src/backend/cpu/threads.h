@@ -6,6 +6,7 @@
 // process. Several threads of the program may run kernels; while one uses the pool the others work alone.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace lazuli::cpu {
@@ -18,5 +19,9 @@ int num_threads();
 // included. Pieces begin at multiples of `grain`. Inside f everything runs on one thread.
 // Exceptions of f reach the caller once all threads are done.
 void run_on_threads(int64_t n, int64_t grain, int threads, void (*f)(void*, int64_t, int64_t), void* context);
+
+// Threads that wait for a job bring the beginning of this memory into the cache meanwhile. It may be freed at
+// any time: nothing is read in the sense of the language.
+void read_ahead(const void* data, size_t bytes);
 
 }  // namespace lazuli::cpu
