@@ -111,6 +111,11 @@ void tile_rows(const BlockLayout&, const uint8_t* tile, const Rounded& x, int64_
   if constexpr (kCount == kMost) std::memset(in_memory, 0, static_cast<size_t>(count) * sizeof in_memory[0]);
 
   for (int64_t g = 0; g < x.groups; ++g) {
+    if constexpr (kCount <= 2) {  // waits for memory: the processor's own prefetching stops at pages of 4 KB
+      constexpr int kBytes = (kMinimums ? 32 : 16) + kGroup * kBits, kAhead = 1024;
+      for (int at = 0; at < kBytes; at += 64)
+        _mm_prefetch(reinterpret_cast<const char*>(tile + kAhead + at), _MM_HINT_T0);
+    }
     const __m256 scale = load_halves(tile), minimum = kMinimums ? load_halves(tile + 16) : scale;
     tile += kMinimums ? 32 : 16;
     const Group<kBits, kGroup> group(tile);
