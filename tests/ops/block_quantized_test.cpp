@@ -1,6 +1,12 @@
 // Weights in ggml's block formats: packing, products, embeddings.
 #include "lazuli/ops/block_quantized.h"
 
+// As in the kernels' file.
+#define HWY_WANT_AVX3_DL
+#undef HWY_DISABLED_TARGETS
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
+#include <hwy/targets.h>
+
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -12,6 +18,7 @@
 #include "lazuli/ops/matmul.h"
 #include "lazuli/ops/reduce.h"
 #include "lazuli/ops/shape.h"
+#include "lazuli/random.h"
 #include "lazuli/transforms.h"
 #include "tests/ops/product_support.h"
 #include "tests/support.h"
@@ -152,6 +159,29 @@ TEST(BlockQuantized, SameBitsForAnyNumberOfThreads) {
     };
     array one = with_threads(1, run);
     for (int threads : {2, 3, 8}) EXPECT_TRUE(same_bits(with_threads(threads, run), one));
+  }
+}
+
+TEST(BlockQuantized, SameBitsForEveryInstructionSet) {
+  for (GgmlType type : {GgmlType::Q4_1, GgmlType::Q2_K, GgmlType::Q8_0, GgmlType::Q6_K, GgmlType::Q5_K}) {
+    const Weights w = random_weights(type, 24, 512);
+    const BlockMatrix packed = pack_blocks(w.blocks, type);
+    for (int64_t rows : {1, 2, 3, 37}) {
+      const array x = random::normal({rows, 512}, float32, random::key(7));
+      eval({x, packed.tiles});
+      std::vector<array> all;
+      for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
+        hwy::SetSupportedTargetsForTest(target);
+        hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+        all.push_back(block_matmul(x, packed));
+        all.back().eval();
+      }
+      hwy::SetSupportedTargetsForTest(0);
+      hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+      ASSERT_FALSE(all.empty());
+      for (const array& y : all)
+        EXPECT_TRUE(same_bits(y, all[0])) << name_of(type) << ", " << rows << " rows";
+    }
   }
 }
 

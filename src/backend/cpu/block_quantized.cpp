@@ -1,6 +1,10 @@
 // Products with packed weights (ops/block_quantized.h describes the layout): the rows of x are rounded to 8
 // bits, integers are multiplied and added up exactly within a group, and groups are added in float32, in
 // order. So the bits depend neither on the number of threads nor on the instruction set.
+// One more target than elsewhere: it has VNNI.
+#define HWY_WANT_AVX3_DL
+#undef HWY_DISABLED_TARGETS
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/block_quantized.cpp"
 #include "ops/block_quantized.h"
@@ -14,6 +18,7 @@
 #include <limits>
 
 #include "backend/cpu/gathered.h"
+#include "backend/cpu/int8_dot-inl.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/scratch.h"
 
@@ -22,6 +27,7 @@
 namespace lazuli::cpu {
 
 inline constexpr int64_t kScaled = 32;  // elements of x that share a scale
+inline constexpr int kMost = 32;        // rows of x that meet a group of weights while it is in registers
 
 // x, rounded. Rows lie side by side: what a group of weights meets is in one place.
 struct Rounded {
@@ -43,107 +49,67 @@ HWY_BEFORE_NAMESPACE();
 namespace lazuli::cpu::HWY_NAMESPACE {
 namespace {
 
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
-
-HWY_INLINE __m256 load_halves(const uint8_t* p) {
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-}
-HWY_INLINE __m256i load_bytes(const uint8_t* p) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-}
-// Four bytes of x for each of the 8 rows of a tile.
-HWY_INLINE __m256i repeat_bytes(const int8_t* p) {
-  int32_t four;
-  std::memcpy(&four, p, 4);
-  return _mm256_set1_epi32(four);
-}
-
-// The weights of a group, one register a step: unsigned for 4 bits, signed for 8.
-template <int kBits, int kGroup>
-struct Group {
-  static constexpr int kSteps = kGroup / 4;
-  __m256i w[kSteps];
-
-  HWY_INLINE explicit Group(const uint8_t* from) {
-    if constexpr (kBits == 4) {
-      const __m256i low_nibbles = _mm256_set1_epi8(15);
-      for (int v = 0; v < kSteps / 2; ++v) {
-        const __m256i both = load_bytes(from + 32 * v);
-        w[v] = _mm256_and_si256(both, low_nibbles);
-        w[v + kSteps / 2] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_nibbles);
-      }
-    } else {
-      for (int v = 0; v < kSteps; ++v) w[v] = load_bytes(from + 32 * v);
-    }
-  }
-  // The integer products of 8 rows with kGroup elements at q.
-  HWY_INLINE __m256i times(const int8_t* q) const {
-    const __m256i ones = _mm256_set1_epi16(1);
-    if constexpr (kBits == 4) {  // 15 * 127 * 2 * 8 steps fit 16 bits
-      __m256i a = _mm256_maddubs_epi16(w[0], repeat_bytes(q)),
-              b = _mm256_maddubs_epi16(w[1], repeat_bytes(q + 4));
-      for (int v = 2; v < kSteps; v += 2) {
-        a = _mm256_add_epi16(a, _mm256_maddubs_epi16(w[v], repeat_bytes(q + 4 * v)));
-        b = _mm256_add_epi16(b, _mm256_maddubs_epi16(w[v + 1], repeat_bytes(q + 4 * v + 4)));
-      }
-      return _mm256_madd_epi16(_mm256_add_epi16(a, b), ones);
-    } else {  // 128 * 127 * 2 fits 16 bits
-      __m256i sum = _mm256_setzero_si256();
-      for (int v = 0; v < kSteps; ++v) {
-        const __m256i p =
-            _mm256_maddubs_epi16(_mm256_abs_epi8(w[v]), _mm256_sign_epi8(repeat_bytes(q + 4 * v), w[v]));
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(p, ones));
-      }
-      return sum;
-    }
-  }
-};
+#if LAZULI_INT8_DOT
 
 // kCount rows of x at once (kMost: any number up to that): the weights are unpacked once for all.
-constexpr int kMost = 32;
 template <int kBits, int kGroup, bool kMinimums, int kCount>
 void tile_rows(const BlockLayout&, const uint8_t* tile, const Rounded& x, int64_t first, int64_t many,
                float* out, int64_t stride) {
   const int64_t count = kCount == kMost ? many : kCount;
-  HWY_ALIGN float in_memory[kMost][8];
-  __m256 few[kCount == kMost ? 1 : kCount];
-  for (auto& f : few) f = _mm256_setzero_ps();
+  HWY_ALIGN float in_memory[kCount == kMost ? kMost : 1][8];
+  Floats few[kCount == kMost ? 1 : kCount][kParts];
+  for (auto& row : few)
+    for (Floats& part : row) part = hn::Zero(d_floats);
   if constexpr (kCount == kMost) std::memset(in_memory, 0, static_cast<size_t>(count) * sizeof in_memory[0]);
+  constexpr int kLanes = 8 / kParts, kHeader = kMinimums ? 32 : 16, kBytes = kHeader + kGroup * kBits;
 
-  for (int64_t g = 0; g < x.groups; ++g) {
-    if constexpr (kCount <= 2) {  // waits for memory: the processor's own prefetching stops at pages of 4 KB
-      constexpr int kBytes = (kMinimums ? 32 : 16) + kGroup * kBits, kAhead = 1024;
-      for (int at = 0; at < kBytes; at += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(tile + kAhead + at), _MM_HINT_T0);
+  for (int64_t g = 0; g < x.groups; ++g, tile += kBytes) {
+    if constexpr (kCount <= 2)  // waits for memory: the processor's own prefetching stops at pages of 4 KB
+      for (int at = 0; at < kBytes; at += 64) __builtin_prefetch(tile + 1024 + at);
+    Floats scale[kParts], minimum[kParts];
+    for (int part = 0; part < kParts; ++part) {
+      scale[part] = load_halves(tile + 2 * kLanes * part);
+      if constexpr (kMinimums) minimum[part] = load_halves(tile + 16 + 2 * kLanes * part);
     }
-    const __m256 scale = load_halves(tile), minimum = kMinimums ? load_halves(tile + 16) : scale;
-    tile += kMinimums ? 32 : 16;
-    const Group<kBits, kGroup> group(tile);
-    tile += kGroup * kBits;
+    const Group<kBits, kGroup> group(tile + kHeader);
     const int64_t at = g * kGroup / kScaled * x.m + first;
     const int8_t* q = x.q + at * kScaled + g * kGroup % kScaled;
     const float *by = x.scales + at, *of = x.sums + g * x.m + first;
-    auto add_to = [&](__m256 sum, int64_t i) HWY_ATTR {
-      const __m256 whole = _mm256_cvtepi32_ps(group.times(q + i * kScaled));
-      sum = _mm256_add_ps(sum, _mm256_mul_ps(whole, _mm256_mul_ps(scale, _mm256_broadcast_ss(by + i))));
-      if constexpr (kMinimums) sum = _mm256_add_ps(sum, _mm256_mul_ps(minimum, _mm256_broadcast_ss(of + i)));
-      return sum;
+    auto add_to = [&](Floats* sums, int64_t i) HWY_ATTR {
+      Ints whole[kParts];
+      group.times(q + i * kScaled, whole);
+      const Floats scale_of_x = hn::Set(d_floats, by[i]), sum_of_x = hn::Set(d_floats, of[i]);
+      for (int part = 0; part < kParts; ++part) {
+        const Floats products = hn::ConvertTo(d_floats, whole[part]);
+        sums[part] = hn::Add(sums[part], hn::Mul(products, hn::Mul(scale[part], scale_of_x)));
+        if constexpr (kMinimums) sums[part] = hn::Add(sums[part], hn::Mul(minimum[part], sum_of_x));
+      }
     };
     if constexpr (kCount == kMost) {
-      for (int64_t i = 0; i < count; ++i)
-        _mm256_store_ps(in_memory[i], add_to(_mm256_load_ps(in_memory[i]), i));
+      for (int64_t i = 0; i < count; ++i) {
+        Floats sums[kParts];
+        for (int part = 0; part < kParts; ++part)
+          sums[part] = hn::Load(d_floats, in_memory[i] + part * kLanes);
+        add_to(sums, i);
+        for (int part = 0; part < kParts; ++part)
+          hn::Store(sums[part], d_floats, in_memory[i] + part * kLanes);
+      }
     } else {
-      for (int64_t i = 0; i < kCount; ++i) few[i] = add_to(few[i], i);
+      for (int64_t i = 0; i < kCount; ++i) add_to(few[i], i);
     }
   }
-  for (int64_t i = 0; i < count; ++i)
-    _mm256_storeu_ps(out + i * stride,
-                     kCount == kMost ? _mm256_load_ps(in_memory[i]) : few[kCount == kMost ? 0 : i]);
+  for (int64_t i = 0; i < count; ++i) {
+    if constexpr (kCount == kMost) {
+      std::copy_n(in_memory[i], 8, out + i * stride);
+    } else {
+      for (int part = 0; part < kParts; ++part)
+        hn::StoreU(few[i][part], d_floats, out + i * stride + part * kLanes);
+    }
+  }
 }
 
 #else
 
-constexpr int kMost = 32;
 template <int kBits, int kGroup, bool kMinimums, int kCount>
 void tile_rows(const BlockLayout&, const uint8_t* tile, const Rounded& x, int64_t first, int64_t many,
                float* out, int64_t stride) {
