@@ -15,6 +15,11 @@ array features(const array& x, int64_t begin, int64_t end) {
   return slice(x, start, stop);
 }
 
+// The heads of each position side by side again.
+array merged(const array& y) {
+  return reshape(transpose(y, {0, 2, 1, 3}), {y.shape(0), y.shape(2), y.shape(1) * y.shape(3)});
+}
+
 array activate(const array& x, Activation a) {
   return a == Activation::silu ? nn::silu(x) : nn::gelu_approx(x);
 }
@@ -95,28 +100,38 @@ array Norm::operator()(const array& x) const {
 
 array Attention::operator()(const array& x, KVCache& cache) const {
   const int64_t batch = x.shape(0), n = x.shape(1), d = head_size;
-  std::vector<array> parts;     // (batch, positions, heads, head size)
-  if (qkv.parts.size() == 1) {  // heads are cut after the reshape, which then never copies
-    array y = qkv.parts[0](x);
-    array all = reshape(y, {batch, n, y.shape(2) / d, d});
-    int64_t first = 0;
-    for (int64_t rows : qkv.rows) {
-      parts.push_back(slice(all, {0, 0, first, 0}, {batch, n, first + rows / d, d}));
-      first += rows / d;
+  auto by_head = [&](const array& y) {
+    return transpose(reshape(y, {batch, n, y.shape(2) / d, d}), {0, 2, 1, 3});
+  };
+  array q = x, k = x, v = x;  // (batch, heads, positions, head size)
+  bool to_turn = rope.has_value();
+  if (qkv.parts.size() == 1) {
+    const array all = by_head(qkv.parts[0](x));
+    auto heads = [&](const array& of, int64_t begin, int64_t end) {
+      return slice(of, {0, begin, 0, 0}, {batch, end, n, d});
+    };
+    const int64_t end_q = qkv.rows[0] / d, end_k = end_q + qkv.rows[1] / d, end = end_k + qkv.rows[2] / d;
+    array of_qk = all;
+    if (to_turn && !q_norm && !k_norm) {  // both at once
+      of_qk = lm::rope(heads(all, 0, end_k), *rope, cache.position());
+      to_turn = false;
     }
+    q = heads(of_qk, 0, end_q);
+    k = heads(of_qk, end_q, end_k);
+    v = heads(all, end_k, end);
   } else {
-    for (const array& y : qkv(x)) parts.push_back(reshape(y, {batch, n, y.shape(2) / d, d}));
+    const std::vector<array> parts = qkv(x);
+    q = by_head(parts[0]);
+    k = by_head(parts[1]);
+    v = by_head(parts[2]);
   }
-  for (array& part : parts) part = transpose(part, {0, 2, 1, 3});
-  array q = parts[0], k = parts[1];
   if (q_norm) q = (*q_norm)(q);
   if (k_norm) k = (*k_norm)(k);
-  if (rope) {
+  if (to_turn) {
     q = lm::rope(q, *rope, cache.position());
     k = lm::rope(k, *rope, cache.position());
   }
-  array y = transpose(cache.attend(q, k, parts[2], options), {0, 2, 1, 3});
-  return out(reshape(y, {batch, n, y.shape(2) * d}));
+  return out(merged(cache.attend(q, k, v, options)));
 }
 
 array FeedForward::operator()(const array& x) const {
