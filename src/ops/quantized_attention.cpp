@@ -54,13 +54,13 @@ array quantized_scaled_dot_product_attention(const array& queries, const Quantiz
   ArrayList inputs{astype(queries, float32, s)};
   QuantizedFormat formats[2];
   Shape shapes[2];
-  for (const QuantizedArray* a : {&keys, &values}) {
-    QuantizedFormat& f = formats[a == &values];
-    f = quantized_format(op, a->group_size, a->bits, a->mode);
-    shapes[a == &values] = check_quantized(op, f, a->values, a->scales, a->biases);
-    inputs.push_back(a->values);
-    inputs.push_back(a->scales);
-    if (a->biases) inputs.push_back(*a->biases);
+  for (size_t i = 0; i < 2; ++i) {
+    const QuantizedArray& a = i == 0 ? keys : values;
+    formats[i] = quantized_format(op, a.group_size, a.bits, a.mode);
+    shapes[i] = check_quantized(op, formats[i], a.values, a.scales, a.biases);
+    inputs.push_back(a.values);
+    inputs.push_back(a.scales);
+    if (a.biases) inputs.push_back(*a.biases);
   }
   attention::check_shapes(op, queries.shape(), shapes[0], shapes[1]);
   const Shape scores{queries.shape(0), queries.shape(1), queries.shape(2), shapes[0][2]};
