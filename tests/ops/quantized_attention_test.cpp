@@ -1,5 +1,8 @@
 // Attention over keys and values in less room than the queries: halves, and integers with scales.
+#include <sys/mman.h>
+
 #include <cmath>
+#include <cstring>
 
 #include "lazuli/fast.h"
 #include "lazuli/lazuli.h"
@@ -50,6 +53,26 @@ void expect_right(const array& q, const QuantizedArray& k, const QuantizedArray&
   array want = scaled_dot_product_attention(q, expanded(k), expanded(v), 0.2f, mode, mask, sinks);
   ASSERT_EQ(got.dtype(), q.dtype());
   expect_close(got, want, q.dtype() == float32 ? 4e-6 : q.dtype() == float16 ? 1e-3 : 8e-3, what);
+}
+
+// The same values right before a page that must not be read.
+array before_a_wall(const array& a) {
+  constexpr size_t kPage = 4096;
+  const size_t bytes = a.nbytes(), room = (bytes + kPage - 1) / kPage * kPage;
+  char* memory = static_cast<char*>(
+      mmap(nullptr, room + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (memory == MAP_FAILED || mprotect(memory + room, kPage, PROT_NONE) != 0)
+    throw std::runtime_error("no page to protect");
+  const array whole = contiguous(a);
+  auto move = [&]<class T>(T) {
+    T* at = reinterpret_cast<T*>(memory + room - bytes);
+    std::memcpy(at, whole.data<T>(), bytes);
+    return array(at, a.shape(), a.dtype(), [=](void*) { munmap(memory, room + kPage); });
+  };
+  if (a.dtype() == uint32) return move(uint32_t());
+  if (a.dtype() == uint8) return move(uint8_t());
+  if (a.dtype() == float32) return move(float());
+  return a.dtype() == float16 ? move(float16_t()) : move(bfloat16_t());
 }
 
 }  // namespace
@@ -243,6 +266,33 @@ TEST(quantized_attention, values_that_are_not_finite_reach_those_who_see_them) {
     array y = quantized_scaled_dot_product_attention(q, k, v, 0.2f, "array", less(arange(100), array(90)));
     EXPECT_FALSE(any(isnan(y)).item<bool>());
   }
+}
+
+TEST(quantized_attention, reads_nothing_behind_its_arrays) {
+  auto walled = [](const QuantizedArray& q) {
+    QuantizedArray out{
+        before_a_wall(q.values), before_a_wall(q.scales), std::nullopt, q.group_size, q.bits, q.mode};
+    if (q.biases) out.biases = before_a_wall(*q.biases);
+    return out;
+  };
+  for (const Format& f : kFormats)
+    for (int64_t D : {32, 64, 96})
+      for (int64_t T : {1, 3, 67})
+        for (int64_t n : {1, 9}) {
+          if (D % f.group != 0) continue;
+          QuantizedArray k = quantized(some(1, T, D, 2, float16), f),
+                         v = quantized(some(1, T, D, 3, float16), f);
+          array q = some(2, n, D, 1);
+          expect_same(quantized_scaled_dot_product_attention(q, walled(k), walled(v), 0.2f),
+                      quantized_scaled_dot_product_attention(q, k, v, 0.2f), name(f));
+        }
+  for (Dtype type : {float16, bfloat16})
+    for (int64_t D : {7, 64})
+      for (int64_t n : {1, 9}) {
+        array q = some(2, n, D, 1), k = some(1, 67, D, 2, type), v = some(1, 67, D, 3, type);
+        expect_same(scaled_dot_product_attention(q, before_a_wall(k), before_a_wall(v), 0.2f),
+                    scaled_dot_product_attention(q, k, v, 0.2f));
+      }
 }
 
 // Never more than a few blocks of keys are expanded.
