@@ -126,6 +126,7 @@ void add_chat(CLI::App& app) {
       "Examples:\n"
       "  lazuli chat -m model.gguf\n"
       "  lazuli chat -m model.gguf -s \"You answer in rhymes.\" --temp 0.7\n"
+      "  lazuli chat -m model.gguf --cache-type q8 --cache-after 1024\n"
       "  lazuli chat -m model.gguf -p \"What is the capital of France?\" -p \"And of Italy?\"\n"
       "\nWhile chatting:\n" +
       std::string(kHelp));

@@ -39,6 +39,7 @@ void add_generate(CLI::App& app) {
       "  lazuli generate -m model.gguf -p \"The capital of France is\" -n 20\n"
       "  lazuli generate -m model.gguf --temp 0.8 --top-p 0.95 --seed 1 -p - < beginning.txt\n"
       "  lazuli generate -m model.gguf -p \"$(cat manual.txt) In short:\" --prompt-cache manual.safetensors\n"
+      "  lazuli generate -m model.gguf --cache-type q8 -p - < book.txt\n"
       "  lazuli generate -m large.gguf --draft small.gguf -p \"def fibonacci(n):\"\n");
   c->add_option("-m,--model", o->model, "GGUF file, or folder of a model")
       ->required()

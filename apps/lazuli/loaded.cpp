@@ -48,6 +48,36 @@ void add_sampling(CLI::App& command, lm::GenerateOptions& o) {
   command.add_option("--stop", o.stop, "Text that ends the answer (may be given several times)");
 }
 
+void add_cache(CLI::App& command, lm::CacheOptions& o) {
+  struct Type {
+    const char* name;
+    Dtype dtype;
+    int bits;
+  };
+  static constexpr Type kTypes[] = {{"f32", float32, 0}, {"f16", float16, 0}, {"bf16", bfloat16, 0},
+                                    {"q8", float16, 8},  {"q6", float16, 6},  {"q5", float16, 5},
+                                    {"q4", float16, 4},  {"q3", float16, 3},  {"q2", float16, 2}};
+  std::vector<std::string> names;
+  for (const Type& t : kTypes) names.push_back(t.name);
+  command
+      .add_option_function<std::string>(
+          "--cache-type",
+          [&o](const std::string& name) {
+            for (const Type& t : kTypes)
+              if (name == t.name) o.dtype = t.dtype, o.bits = t.bits;
+          },
+          "How the keys and values of tokens are kept (default: f16)")
+      ->check(CLI::IsMember(names));
+  command.add_option("--cache-group", o.group_size, "Features that share a scale in q8 to q2, at most")
+      ->capture_default_str()
+      ->check(CLI::IsMember({32, 64, 128}));
+  command
+      .add_option("--cache-after", o.quantized_after,
+                  "Keep f16 up to this many tokens; q8 to q2 begin with more")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+}
+
 std::string speed(const lm::Result& r) {
   std::string text =
       fmt::format("{} tokens of prompt at {:.0f}/s", r.prompt_tokens, r.prompt_tokens_per_second());

@@ -1,4 +1,4 @@
-// A model with its tokenizer, and the options that every command that samples shares.
+// A model with its tokenizer, and the options that several commands share.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -19,6 +19,9 @@ Loaded load(const std::string& path, bool quiet);
 
 // Adds -n, --temp, --top-p, ... to a command; they set `options` when the line is parsed.
 void add_sampling(CLI::App& command, lm::GenerateOptions& options);
+
+// Adds --cache-type, --cache-group and --cache-after to a command.
+void add_cache(CLI::App& command, lm::CacheOptions& options);
 
 // "64 tokens of prompt at 512/s, 100 tokens at 210/s"
 std::string speed(const lm::Result& result);

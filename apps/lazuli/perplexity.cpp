@@ -18,6 +18,7 @@ namespace {
 struct Options {
   std::string model, text;
   int64_t context = 512;
+  lm::CacheOptions cache;
 };
 
 // Windows of `context` tokens, each begun anew; the first half of a window is not scored, because it has
@@ -35,7 +36,7 @@ void run(const Options& o) {
   double total = 0;
   int64_t scored = 0;
   for (int64_t w = 0; w < windows; ++w) {
-    lm::Cache cache = m.model.make_cache();
+    lm::Cache cache = m.model.make_cache(o.cache);
     array tokens(ids.data() + w * o.context, {1, o.context}, int32);
     const int64_t first = o.context / 2;
     array logits = slice(m.model.all_logits(tokens, cache), {0, first, 0},
@@ -57,7 +58,10 @@ void run(const Options& o) {
 void add_perplexity(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("perplexity", "Measures how well a model predicts a text");
-  c->footer("Example:\n  lazuli perplexity -m model.gguf -f text.txt\n");
+  c->footer(
+      "Examples:\n"
+      "  lazuli perplexity -m model.gguf -f text.txt\n"
+      "  lazuli perplexity -m model.gguf -f text.txt --cache-type q4\n");
   c->add_option("-m,--model", o->model, "GGUF file, or folder of a model")
       ->required()
       ->check(CLI::ExistingPath);
@@ -65,6 +69,7 @@ void add_perplexity(CLI::App& app) {
   c->add_option("--context", o->context, "Tokens of a window")
       ->capture_default_str()
       ->check(CLI::Range(4, 1 << 20));
+  add_cache(*c, o->cache);
   c->callback([o] { run(*o); });
 }
 

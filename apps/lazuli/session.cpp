@@ -7,11 +7,12 @@ namespace lazuli::app {
 
 void add_session(CLI::App& command, SessionOptions& o) {
   add_sampling(command, o.generate);
+  add_cache(command, o.cache);
   command.add_option("--max-context", o.cache.max_positions,
                      "Remember at most this many tokens: the first four and the last others (default: all)");
   command.add_option("--prompt-cache", o.prompt_cache,
                      "File (.safetensors) that keeps what has been read: a prompt with the same beginning is "
-                     "not read again");
+                     "not read again; an existing file keeps its --cache-type");
   command
       .add_option("--draft", o.draft,
                   "Smaller model of the same vocabulary that proposes tokens (speculative decoding)")
@@ -25,7 +26,7 @@ void add_session(CLI::App& command, SessionOptions& o) {
 
 void Session::check(const SessionOptions& o) {
   lm::Sampler checked(o.generate.sampler);
-  if (o.cache.max_positions != 0) lm::make_rotating_cache(o.cache.max_positions, o.cache.keep);
+  if (o.cache.max_positions != 0) lm::make_rotating_cache(o.cache);
   if (!o.draft.empty() && o.generate.prompt_lookup)
     throw std::invalid_argument("--draft and --prompt-lookup exclude each other");
 }

@@ -48,6 +48,8 @@ array rope(const array& x, int dims, bool traditional, std::optional<float> base
 // denominator of the softmax, without a value. `force_fused` is for programs written for MLX: this is always
 // fused.
 //
+// k and v may both be float16 or bfloat16 beside a q of float32: they are converted as they are read.
+//
 // The gradient by q, k and v is fused too: it recomputes scores for 64 queries at a time. Those by an
 // additive mask or with sinks, forward mode and higher derivatives are composed of other operations and hold
 // arrays of B * H * T_q * T_kv elements.
@@ -55,5 +57,28 @@ array scaled_dot_product_attention(const array& queries, const array& keys, cons
                                    const std::string& mask_mode = "", std::optional<array> mask_arr = {},
                                    const std::optional<array>& sinks = {}, bool force_fused = false,
                                    StreamOrDevice s = Where::current());
+
+// What quantize() gives, and how it was asked: keys or values of `bits` bits.
+//
+//     auto q = quantize(keys, 64, 8);
+//     QuantizedArray k{q[0], q[1], q[2], 64, 8};
+struct QuantizedArray {
+  array values, scales;
+  std::optional<array> biases = std::nullopt;
+  int group_size = 64, bits = 4;
+  std::string mode = "affine";
+};
+
+// scaled_dot_product_attention over quantized keys (B, H_kv, T_kv, D) and values (B, H_kv, T_kv, D_v), of the
+// same format or not. Blocks of 64 keys are expanded to float32 (scale * q + bias, rounded once) while they
+// are used. `queries`: float32, float16 or bfloat16, and so is the result; all else is as above.
+// Differentiable by queries, scales, biases, an additive mask and sinks; derivatives expand all keys and
+// values to float32.
+array quantized_scaled_dot_product_attention(const array& queries, const QuantizedArray& keys,
+                                             const QuantizedArray& values, float scale,
+                                             const std::string& mask_mode = "",
+                                             std::optional<array> mask = {},
+                                             const std::optional<array>& sinks = {},
+                                             StreamOrDevice s = Where::current());
 
 }  // namespace lazuli::fast

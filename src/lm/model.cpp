@@ -16,12 +16,9 @@ Cache Model::make_cache(const CacheOptions& options) const {
   std::vector<std::unique_ptr<KVCache>> layers;
   for (int64_t i = 0; i < info().layers; ++i) {
     const int64_t window = network_->window(i), most = options.max_positions;
-    if (window > 0 && (most == 0 || window <= most))
-      layers.push_back(make_rotating_cache(window, 0));
-    else if (most > 0)
-      layers.push_back(make_rotating_cache(most, options.keep));
-    else
-      layers.push_back(make_growing_cache());
+    CacheOptions layer = options;
+    if (window > 0 && (most == 0 || window <= most)) layer.max_positions = window, layer.keep = 0;
+    layers.push_back(layer.max_positions > 0 ? make_rotating_cache(layer) : make_growing_cache(layer));
   }
   return Cache(std::move(layers));
 }

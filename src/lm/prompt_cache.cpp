@@ -16,7 +16,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kFormat = "lazuli prompt cache 1";
+constexpr const char* kFormat = "lazuli prompt cache 2";
 
 // What a cache fits: numbers and the name, so that another fine-tune of the same shape is refused as well.
 std::string identity(const Model& model) {
@@ -29,6 +29,36 @@ std::string key(size_t layer, size_t index) { return fmt::format("layers.{}.{}",
 
 std::string with_extension(const std::string& file) {
   return file.ends_with(".safetensors") ? file : file + ".safetensors";
+}
+
+json description(const KVCache::State& s) {
+  const CacheOptions& o = s.options;
+  return {{"kind", s.kind},
+          {"numbers", s.numbers},
+          {"max_positions", o.max_positions},
+          {"keep", o.keep},
+          {"dtype", dtype_name(o.dtype)},
+          {"bits", o.bits},
+          {"group_size", o.group_size},
+          {"quantized_after", o.quantized_after}};
+}
+
+// Without the arrays.
+KVCache::State described(const json& d) {
+  KVCache::State s{d.at("kind"), {}, d.at("numbers"), {}};
+  s.options = {.max_positions = d.at("max_positions"),
+               .keep = d.at("keep"),
+               .bits = d.at("bits"),
+               .group_size = d.at("group_size"),
+               .quantized_after = d.at("quantized_after")};
+  const std::string name = d.at("dtype");
+  const Dtype known[] = {float32, float16, bfloat16};
+  const auto* dtype =
+      std::find_if(std::begin(known), std::end(known), [&](Dtype t) { return dtype_name(t) == name; });
+  if (dtype == std::end(known))
+    throw std::runtime_error(fmt::format("keys and values of {} are not known", name));
+  s.options.dtype = *dtype;
+  return s;
 }
 
 PromptCache read(const std::string& file, const Model& model) {
@@ -49,7 +79,7 @@ PromptCache read(const std::string& file, const Model& model) {
     throw std::runtime_error("it has the wrong number of layers");
   std::vector<std::unique_ptr<KVCache>> caches;
   for (size_t i = 0; i < layers.size(); ++i) {
-    KVCache::State state{layers[i].at("kind"), layers[i].at("numbers"), {}};
+    KVCache::State state = described(layers[i]);
     for (size_t j = 0; arrays.contains(key(i, j)); ++j) state.arrays.push_back(arrays.at(key(i, j)));
     caches.push_back(restore_cache(state));
   }
@@ -76,7 +106,7 @@ void save_prompt_cache(const std::string& file, const Model& model, std::span<co
   json layers = json::array();
   for (size_t i = 0; i < cache.layers(); ++i) {
     KVCache::State state = cache[i].state();
-    layers.push_back({{"kind", state.kind}, {"numbers", state.numbers}});
+    layers.push_back(description(state));
     for (size_t j = 0; j < state.arrays.size(); ++j) {
       if (state.arrays[j].shape(0) != 1)
         throw std::invalid_argument(

@@ -17,8 +17,8 @@ namespace lazuli {
 
 namespace {
 
-[[noreturn]] void fail(const std::string& what) {
-  throw std::invalid_argument("[scaled_dot_product_attention] " + what);
+[[noreturn]] void fail(const char* op, const std::string& what) {
+  throw std::invalid_argument("[" + std::string(op) + "] " + what);
 }
 
 Shape result_shape(const std::vector<array>& inputs) {
@@ -32,30 +32,19 @@ array make_attention(const Attention& p, const std::vector<array>& inputs, const
                      make_primitive<Attention>(p.scale, p.causal, p.masked, p.sinking), inputs, s);
 }
 
-void check_shapes(const array& q, const array& k, const array& v) {
-  for (auto [a, name] : {std::pair{&q, "queries"}, {&k, "keys"}, {&v, "values"}})
-    if (a->ndim() != 4)
-      fail(std::string(name) + " must have 4 axes (B, H, T, D), but have shape " + to_string(a->shape()));
-  const std::string shapes = "queries " + to_string(q.shape()) + ", keys " + to_string(k.shape()) +
-                             ", values " + to_string(v.shape());
-  if (q.shape(0) != k.shape(0) || q.shape(0) != v.shape(0)) fail("the batch sizes differ: " + shapes);
-  if (q.shape(3) != k.shape(3)) fail("queries and keys must have the same last axis: " + shapes);
-  if (k.shape(1) != v.shape(1) || k.shape(2) != v.shape(2))
-    fail("keys and values must have the same heads and length: " + shapes);
-  if (k.shape(1) == 0 ? q.shape(1) != 0 : q.shape(1) % k.shape(1) != 0)
-    fail("the heads of the queries must be a multiple of those of the keys: " + shapes);
-}
-
-array checked_mask(const array& mask, const Shape& scores, Dtype wide, const StreamOrDevice& s) {
+array checked_mask(const char* op, const array& mask, const Shape& scores, Dtype wide,
+                   const StreamOrDevice& s) {
   bool fits = mask.ndim() <= 4;
   for (size_t i = 0; fits && i < mask.ndim(); ++i) {
     const int64_t n = mask.shape()[mask.ndim() - 1 - i];
     fits = n == 1 || n == scores[3 - i];
   }
   if (!fits)
-    fail("the mask " + to_string(mask.shape()) + " does not broadcast to the scores " + to_string(scores));
+    fail(op,
+         "the mask " + to_string(mask.shape()) + " does not broadcast to the scores " + to_string(scores));
   if (mask.dtype() != bool_ && !issubdtype(mask.dtype(), floating))
-    fail("the mask must be of bool or of a floating type, but has " + std::string(dtype_name(mask.dtype())));
+    fail(op,
+         "the mask must be of bool or of a floating type, but has " + std::string(dtype_name(mask.dtype())));
   Shape shape(4 - mask.ndim(), 1);
   shape.insert(shape.end(), mask.shape().begin(), mask.shape().end());
   array m = mask.dtype() == bool_ ? mask : astype(mask, wide, s);
@@ -64,37 +53,85 @@ array checked_mask(const array& mask, const Shape& scores, Dtype wide, const Str
 
 }  // namespace
 
+namespace attention {
+
+void check_shapes(const char* op, const Shape& q, const Shape& k, const Shape& v) {
+  for (auto [shape, name] : {std::pair{&q, "queries"}, {&k, "keys"}, {&v, "values"}})
+    if (shape->size() != 4)
+      fail(op, std::string(name) + " must have 4 axes (B, H, T, D), but have shape " + to_string(*shape));
+  const std::string shapes =
+      "queries " + to_string(q) + ", keys " + to_string(k) + ", values " + to_string(v);
+  if (q[0] != k[0] || q[0] != v[0]) fail(op, "the batch sizes differ: " + shapes);
+  if (q[3] != k[3]) fail(op, "queries and keys must have the same last axis: " + shapes);
+  if (k[1] != v[1] || k[2] != v[2])
+    fail(op, "keys and values must have the same heads and length: " + shapes);
+  if (k[1] == 0 ? q[1] != 0 : q[1] % k[1] != 0)
+    fail(op, "the heads of the queries must be a multiple of those of the keys: " + shapes);
+}
+
+bool add_mask_and_sinks(const char* op, std::vector<array>& inputs, const Shape& scores, Dtype wide,
+                        const std::string& mask_mode, const std::optional<array>& mask,
+                        const std::optional<array>& sinks, const StreamOrDevice& s) {
+  if (mask_mode != "" && mask_mode != "causal" && mask_mode != "array")
+    fail(op, "mask_mode must be \"\", \"causal\" or \"array\", but is \"" + mask_mode + "\"");
+  if (mask_mode == "causal" && mask) fail(op, "mask_mode is \"causal\", so there must be no mask array");
+  if (mask_mode == "array" && !mask) fail(op, "mask_mode is \"array\", but there is no mask array");
+  if (mask) inputs.push_back(checked_mask(op, *mask, scores, wide, s));
+  if (sinks) {
+    if (sinks->ndim() != 1 || sinks->shape(0) != scores[1])
+      fail(op, "sinks must have shape " + to_string(Shape{scores[1]}) +
+                   ", one for each head of the queries, but have " + to_string(sinks->shape()));
+    if (!issubdtype(sinks->dtype(), floating))
+      fail(op, "sinks must have a floating type, but have " + std::string(dtype_name(sinks->dtype())));
+    inputs.push_back(expand_dims(astype(*sinks, wide, s), 0, s));
+  }
+  return mask_mode == "causal";
+}
+
+Joined join_batches(const std::vector<array>& inputs, const std::vector<int>& axes, size_t operands) {
+  Joined out{{}, 0, 0};
+  for (size_t i = 0; i < inputs.size(); ++i)
+    if (axes[i] >= 0) out.batch = inputs[i].shape(axes[i]);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    array x = inputs[i];
+    const bool repeats = axes[i] < 0 && i >= operands && x.shape(0) == 1;  // a mask or sinks for all
+    if (repeats) {
+      out.inputs.push_back(x);
+      continue;
+    }
+    x = axes[i] >= 0 ? moveaxis(x, axes[i], 0) : expand_dims(x, 0);
+    Shape shape = x.shape();
+    shape[0] = out.batch;
+    if (i < operands) out.rows = shape[1];
+    shape[1] = out.rows;
+    out.inputs.push_back(flatten(broadcast_to(x, shape), 0, 1));
+  }
+  return out;
+}
+
+}  // namespace attention
+
 namespace fast {
 
 array scaled_dot_product_attention(const array& queries, const array& keys, const array& values, float scale,
                                    const std::string& mask_mode, std::optional<array> mask_arr,
                                    const std::optional<array>& sinks, bool /*force_fused*/,
                                    StreamOrDevice s) {
-  check_shapes(queries, keys, values);
-  if (mask_mode != "" && mask_mode != "causal" && mask_mode != "array")
-    fail("mask_mode must be \"\", \"causal\" or \"array\", but is \"" + mask_mode + "\"");
-  if (mask_mode == "causal" && mask_arr) fail("mask_mode is \"causal\", so there must be no mask array");
-  if (mask_mode == "array" && !mask_arr) fail("mask_mode is \"array\", but there is no mask array");
+  const char* op = "scaled_dot_product_attention";
+  attention::check_shapes(op, queries.shape(), keys.shape(), values.shape());
   const Dtype type = result_type(queries, keys, values);
   if (!issubdtype(type, floating))
-    fail("needs inputs of a floating type, but they have " + std::string(dtype_name(type)));
+    fail(op, "needs inputs of a floating type, but they have " + std::string(dtype_name(type)));
   const Dtype wide = type == float64 ? float64 : float32;
+  // Halves are read as they are: a cache of keys and values is larger than anything else here.
+  const bool narrow = type == float32 && keys.dtype() == values.dtype() &&
+                      (keys.dtype() == float16 || keys.dtype() == bfloat16);
 
-  std::vector<array> inputs{astype(queries, type, s), astype(keys, type, s), astype(values, type, s)};
-  if (mask_arr) {
-    const Shape scores{queries.shape(0), queries.shape(1), queries.shape(2), keys.shape(2)};
-    inputs.push_back(checked_mask(*mask_arr, scores, wide, s));
-  }
-  if (sinks) {
-    if (sinks->ndim() != 1 || sinks->shape(0) != queries.shape(1))
-      fail("sinks must have shape " + to_string(Shape{queries.shape(1)}) +
-           ", one for each head of the queries, but have " + to_string(sinks->shape()));
-    if (!issubdtype(sinks->dtype(), floating))
-      fail("sinks must have a floating type, but have " + std::string(dtype_name(sinks->dtype())));
-    inputs.push_back(expand_dims(astype(*sinks, wide, s), 0, s));
-  }
-  return make_attention(Attention(scale, mask_mode == "causal", mask_arr.has_value(), sinks.has_value()),
-                        inputs, s);
+  std::vector<array> inputs{astype(queries, type, s), narrow ? keys : astype(keys, type, s),
+                            narrow ? values : astype(values, type, s)};
+  const Shape scores{queries.shape(0), queries.shape(1), queries.shape(2), keys.shape(2)};
+  const bool causal = attention::add_mask_and_sinks(op, inputs, scores, wide, mask_mode, mask_arr, sinks, s);
+  return make_attention(Attention(scale, causal, mask_arr.has_value(), sinks.has_value()), inputs, s);
 }
 
 }  // namespace fast
@@ -347,33 +384,10 @@ std::vector<array> Attention::jvp(const std::vector<array>& primals, const std::
   return {astype(concatenate(parts, 2), outputs[0].dtype())};
 }
 
-// The new batch joins the one there is.
 std::pair<std::vector<array>, std::vector<int>> Attention::vmap(const std::vector<array>& inputs,
                                                                 const std::vector<int>& axes) const {
-  int64_t batch = 0;
-  for (size_t i = 0; i < inputs.size(); ++i)
-    if (axes[i] >= 0) batch = inputs[i].shape(axes[i]);
-  std::vector<array> in;
-  int64_t rows = 0;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    array x = inputs[i];
-    const bool repeats = axes[i] < 0 && i >= 3 && x.shape(0) == 1;  // a mask or sinks for all
-    if (repeats) {
-      in.push_back(x);
-      continue;
-    }
-    x = axes[i] >= 0 ? moveaxis(x, axes[i], 0) : expand_dims(x, 0);
-    Shape shape = x.shape();
-    shape[0] = batch;
-    if (i < 3) rows = shape[1];
-    shape[1] = rows;
-    in.push_back(flatten(broadcast_to(x, shape), 0, 1));
-  }
-  array out = make_attention(*this, in);
-  Shape shape = out.shape();
-  shape[0] = rows;
-  shape.insert(shape.begin(), batch);
-  return {{reshape(out, shape)}, {0}};
+  const attention::Joined joined = attention::join_batches(inputs, axes, 3);
+  return {{unflatten(make_attention(*this, joined.inputs), 0, {joined.batch, joined.rows})}, {0}};
 }
 
 std::optional<std::vector<Shape>> Attention::output_shapes(const std::vector<array>& inputs) const {

@@ -33,66 +33,12 @@ std::string type_of(const array& a) { return std::string(dtype_name(a.dtype()));
 // float32, float16, bfloat16.
 bool computes(Dtype t) { return issubdtype(t, floating) && t != float64; }
 
-QuantizedFormat format_of(const char* op, std::optional<int> group, std::optional<int> bits,
-                          const std::string& mode) {
-  QuantizedFormat f;
-  if (mode == "affine") {
-    f.group = group.value_or(64);
-    f.bits = bits.value_or(4);
-    if (f.group != 32 && f.group != 64 && f.group != 128)
-      fail(op, "affine groups have 32, 64 or 128 elements, not {}", f.group);
-    if (f.bits < 1 || f.bits > 8 || f.bits == 7)
-      fail(op, "affine integers have 1, 2, 3, 4, 5, 6 or 8 bits, not {}", f.bits);
-    return f;
-  }
-  if (mode == "mxfp4")
-    f = {Codes::e2m1, Scales::e8m0, 4, 32};
-  else if (mode == "mxfp8")
-    f = {Codes::e4m3, Scales::e8m0, 8, 32};
-  else if (mode == "nvfp4")
-    f = {Codes::e2m1, Scales::e4m3, 4, 16};
-  else
-    fail(op, "the mode must be affine, mxfp4, mxfp8 or nvfp4, not '{}'", mode);
-  if (group.value_or(f.group) != f.group)
-    fail(op, "{} has groups of {} elements, not {}", mode, f.group, *group);
-  if (bits.value_or(f.bits) != f.bits) fail(op, "{} has {} bits, not {}", mode, f.bits, *bits);
-  return f;
-}
-
 void check_global_scale(const char* op, const QuantizedFormat& f, const std::optional<array>& scale) {
   if (!scale) return;
   if (f.scales != Scales::e4m3) fail(op, "only nvfp4 has a global scale");
   if (scale->size() != 1 || scale->dtype() != float32)
     fail(op, "the global scale must be one float32, not {} of {}", to_string(scale->shape()),
          type_of(*scale));
-}
-
-// The shape of the values; checks what belongs to the matrix.
-Shape check_matrix(const char* op, const QuantizedFormat& f, const array& w, const array& scales,
-                   const std::optional<array>& biases) {
-  if (w.dtype() != uint32 || w.ndim() < 2)
-    fail(op, "w must be uint32 words of at least 2 dimensions, not {} of {}", to_string(w.shape()),
-         type_of(w));
-  Shape shape = w.shape(), groups = w.shape();
-  const int64_t bits = w.shape(-1) * 32;
-  shape.back() = bits / f.bits;
-  groups.back() = shape.back() / f.group;
-  if (bits % (int64_t{f.bits} * f.group) != 0)
-    fail(op, "{} words a row are no whole number of groups of {} elements of {} bits", w.shape(-1), f.group,
-         f.bits);
-  if (scales.shape() != groups)
-    fail(op, "w {} with {} bits and groups of {} needs scales {}, not {}", to_string(w.shape()), f.bits,
-         f.group, to_string(groups), to_string(scales.shape()));
-  if (f.affine() ? !computes(scales.dtype()) : scales.dtype() != uint8)
-    fail(op, "scales of this mode must be {}, not {}",
-         std::string_view(f.affine() ? "float32, float16 or bfloat16" : "uint8"), type_of(scales));
-  if (f.affine() != biases.has_value())
-    fail(op, "{}",
-         std::string_view(f.affine() ? "affine matrices need biases" : "only affine matrices have biases"));
-  if (biases && (biases->shape() != groups || !computes(biases->dtype())))
-    fail(op, "biases must be floating point of the shape of the scales {}, not {} of {}", to_string(groups),
-         to_string(biases->shape()), type_of(*biases));
-  return shape;
 }
 
 Dtype product_dtype(const char* op, const QuantizedFormat& f, const array& x, const array& scales,
@@ -211,12 +157,65 @@ Batched batch_of_matrices(const QuantizedFormat& f, const ArrayList& inputs, con
 
 }  // namespace
 
+QuantizedFormat quantized_format(const char* op, std::optional<int> group, std::optional<int> bits,
+                                 const std::string& mode) {
+  QuantizedFormat f;
+  if (mode == "affine") {
+    f.group = group.value_or(64);
+    f.bits = bits.value_or(4);
+    if (f.group != 32 && f.group != 64 && f.group != 128)
+      fail(op, "affine groups have 32, 64 or 128 elements, not {}", f.group);
+    if (f.bits < 1 || f.bits > 8 || f.bits == 7)
+      fail(op, "affine integers have 1, 2, 3, 4, 5, 6 or 8 bits, not {}", f.bits);
+    return f;
+  }
+  if (mode == "mxfp4")
+    f = {Codes::e2m1, Scales::e8m0, 4, 32};
+  else if (mode == "mxfp8")
+    f = {Codes::e4m3, Scales::e8m0, 8, 32};
+  else if (mode == "nvfp4")
+    f = {Codes::e2m1, Scales::e4m3, 4, 16};
+  else
+    fail(op, "the mode must be affine, mxfp4, mxfp8 or nvfp4, not '{}'", mode);
+  if (group.value_or(f.group) != f.group)
+    fail(op, "{} has groups of {} elements, not {}", mode, f.group, *group);
+  if (bits.value_or(f.bits) != f.bits) fail(op, "{} has {} bits, not {}", mode, f.bits, *bits);
+  return f;
+}
+
+Shape check_quantized(const char* op, const QuantizedFormat& f, const array& w, const array& scales,
+                      const std::optional<array>& biases) {
+  if (w.dtype() != uint32 || w.ndim() < 2)
+    fail(op, "w must be uint32 words of at least 2 dimensions, not {} of {}", to_string(w.shape()),
+         type_of(w));
+  Shape shape = w.shape(), groups = w.shape();
+  const int64_t bits = w.shape(-1) * 32;
+  shape.back() = bits / f.bits;
+  groups.back() = shape.back() / f.group;
+  if (bits % (int64_t{f.bits} * f.group) != 0)
+    fail(op, "{} words a row are no whole number of groups of {} elements of {} bits", w.shape(-1), f.group,
+         f.bits);
+  if (scales.shape() != groups)
+    fail(op, "w {} with {} bits and groups of {} needs scales {}, not {}", to_string(w.shape()), f.bits,
+         f.group, to_string(groups), to_string(scales.shape()));
+  if (f.affine() ? !computes(scales.dtype()) : scales.dtype() != uint8)
+    fail(op, "scales of this mode must be {}, not {}",
+         std::string_view(f.affine() ? "float32, float16 or bfloat16" : "uint8"), type_of(scales));
+  if (f.affine() != biases.has_value())
+    fail(op, "{}",
+         std::string_view(f.affine() ? "affine matrices need biases" : "only affine matrices have biases"));
+  if (biases && (biases->shape() != groups || !computes(biases->dtype())))
+    fail(op, "biases must be floating point of the shape of the scales {}, not {} of {}", to_string(groups),
+         to_string(biases->shape()), type_of(*biases));
+  return shape;
+}
+
 // ---------------------------------------------------------------- front ends
 
 std::vector<array> quantize(const array& w, std::optional<int> group_size, std::optional<int> bits,
                             const std::string& mode, const std::optional<array>& global_scale,
                             StreamOrDevice s) {
-  const QuantizedFormat f = format_of("quantize", group_size, bits, mode);
+  const QuantizedFormat f = quantized_format("quantize", group_size, bits, mode);
   check_global_scale("quantize", f, global_scale);
   if (!computes(w.dtype())) fail("quantize", "w must be float32, float16 or bfloat16, not {}", type_of(w));
   if (w.ndim() < 2) fail("quantize", "w must have at least 2 dimensions, not {}", to_string(w.shape()));
@@ -236,9 +235,9 @@ std::vector<array> quantize(const array& w, std::optional<int> group_size, std::
 array dequantize(const array& w, const array& scales, const std::optional<array>& biases,
                  std::optional<int> group_size, std::optional<int> bits, const std::string& mode,
                  const std::optional<array>& global_scale, std::optional<Dtype> dtype, StreamOrDevice s) {
-  const QuantizedFormat f = format_of("dequantize", group_size, bits, mode);
+  const QuantizedFormat f = quantized_format("dequantize", group_size, bits, mode);
   check_global_scale("dequantize", f, global_scale);
-  check_matrix("dequantize", f, w, scales, biases);
+  check_quantized("dequantize", f, w, scales, biases);
   const Dtype t = dtype.value_or(f.affine() ? result_type(scales, *biases) : bfloat16);
   if (!issubdtype(t, floating)) fail("dequantize", "the dtype must be floating point, not {}", dtype_name(t));
   ArrayList matrix = parameters_of(w, scales, biases, s);
@@ -250,8 +249,8 @@ array quantized_matmul(const array& x_in, const array& w, const array& scales,
                        const std::optional<array>& biases, bool transpose, std::optional<int> group_size,
                        std::optional<int> bits, const std::string& mode, StreamOrDevice s) {
   const char* op = "quantized_matmul";
-  const QuantizedFormat f = format_of(op, group_size, bits, mode);
-  const Shape values = check_matrix(op, f, w, scales, biases);
+  const QuantizedFormat f = quantized_format(op, group_size, bits, mode);
+  const Shape values = check_quantized(op, f, w, scales, biases);
   const Dtype t = product_dtype(op, f, x_in, scales, biases);
   const int64_t k = values[values.size() - (transpose ? 1 : 2)];
   if (x_in.ndim() == 0 || x_in.shape(-1) != k)
@@ -285,9 +284,9 @@ array gather_qmm(const array& x_in, const array& w, const array& scales, const s
   const char* op = "gather_qmm";
   if (!lhs_indices && !rhs_indices && !global_scale)
     return quantized_matmul(x_in, w, scales, biases, transpose, group_size, bits, mode, s);
-  const QuantizedFormat f = format_of(op, group_size, bits, mode);
+  const QuantizedFormat f = quantized_format(op, group_size, bits, mode);
   check_global_scale(op, f, global_scale);
-  const Shape values = check_matrix(op, f, w, scales, biases);
+  const Shape values = check_quantized(op, f, w, scales, biases);
   const Dtype t = product_dtype(op, f, x_in, scales, biases);
   const int64_t k = values[values.size() - (transpose ? 1 : 2)];
   if (x_in.ndim() < 2 || x_in.shape(-1) != k)
@@ -476,7 +475,7 @@ array qqmm(const array& x, const array& w, const std::optional<array>& w_scales,
            StreamOrDevice s) {
   const char* op = "qqmm";
   if (mode != "mxfp8" && mode != "nvfp4") fail(op, "the mode must be mxfp8 or nvfp4, not '{}'", mode);
-  const QuantizedFormat f = format_of(op, group_size, bits, mode);
+  const QuantizedFormat f = quantized_format(op, group_size, bits, mode);
   check_global_scale(op, f, global_scale_x);
   check_global_scale(op, f, global_scale_w);
   if (!computes(x.dtype())) fail(op, "x must be float32, float16 or bfloat16, not {}", type_of(x));
@@ -495,7 +494,7 @@ array qqmm(const array& x, const array& w, const std::optional<array>& w_scales,
     return add(value, subtract(wide, stop_gradient(wide, s), s), s);
   };
   if (w_scales) {
-    const Shape values = check_matrix(op, f, w, *w_scales, {});
+    const Shape values = check_quantized(op, f, w, *w_scales, {});
     if (x.shape(-1) != values[1])
       fail(op, "the last axis of x {} must equal the last of the quantized matrix {}", to_string(x.shape()),
            to_string(values));

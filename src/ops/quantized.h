@@ -1,6 +1,8 @@
 // Primitives over quantized matrices, and products of gathered matrices.
 #pragma once
 
+#include <optional>
+#include <string>
 #include <tuple>
 
 #include "ops/parameters.h"
@@ -18,17 +20,22 @@ struct QuantizedFormat {
 
   bool affine() const { return scales == Scales::floats; }
   int64_t words(int64_t columns) const { return columns * bits / 32; }
+  auto params() const { return std::tuple(static_cast<int>(codes), static_cast<int>(scales), bits, group); }
 };
+
+// What the arguments of an operation mean; `op` begins the messages of errors.
+QuantizedFormat quantized_format(const char* op, std::optional<int> group, std::optional<int> bits,
+                                 const std::string& mode);
+// The shape of the values; checks what belongs to the matrix.
+Shape check_quantized(const char* op, const QuantizedFormat& f, const array& words, const array& scales,
+                      const std::optional<array>& biases);
 
 // A primitive with a format.
 template <class P>
 class WithFormat : public detail::Parameters<Primitive, P> {
  public:
   explicit WithFormat(const QuantizedFormat& format) : format(format) {}
-  auto params() const {
-    return std::tuple(static_cast<int>(format.codes), static_cast<int>(format.scales), format.bits,
-                      format.group);
-  }
+  auto params() const { return format.params(); }
   static constexpr const char* param_names[] = {"codes", "scales", "bits", "group_size"};
 
   const QuantizedFormat format;

@@ -130,6 +130,33 @@ TEST(Program, MeasuresPerplexityAndSpeed) {
   EXPECT_THAT(b.out, HasSubstr("\"decode\""));
 }
 
+TEST(Program, CacheTypes) {
+  const std::string base = "generate -q -m " + kModel + " -n 12 -p abc ";
+  for (const char* type : {"f32", "f16", "bf16"}) {
+    const Result r = lazuli_program(base + "--cache-type " + type);
+    EXPECT_EQ(r.code, 0) << r.err;
+    EXPECT_GT(r.out.size(), 3u);
+  }
+  EXPECT_EQ(lazuli_program(base).out, lazuli_program(base + "--cache-type f16").out);
+  EXPECT_THAT(lazuli_program(base + "--cache-type q8").err, HasSubstr("heads of 8 features"));
+  EXPECT_THAT(lazuli_program(base + "--cache-type q7").err, HasSubstr("--cache-type"));
+  EXPECT_THAT(lazuli_program(base + "--cache-type q8 --cache-group 48").err, HasSubstr("--cache-group"));
+  EXPECT_THAT(lazuli_program(base + "--cache-after -1").err, HasSubstr("--cache-after"));
+  Folder folder;
+  std::string text;
+  for (int i = 0; i < 100; ++i) text += static_cast<char>('a' + i * i % 26);
+  write_file(folder / "text", text);
+  auto perplexity = [&](const std::string& type) {
+    return std::stod(lazuli_program("perplexity -m " + kModel + " --context 32 -f " + (folder / "text") +
+                                    " --cache-type " + type)
+                         .out);
+  };
+  EXPECT_NEAR(perplexity("f16"), perplexity("f32"), 1e-2 * perplexity("f32"));
+  const std::string bench = "bench -m " + kModel + " --prompt 20 --tokens 10 --rounds 1 --depth 30 --json";
+  EXPECT_THAT(lazuli_program(bench + " --cache-type f32").out, HasSubstr("\"cache_bytes\": 65536}"));
+  EXPECT_THAT(lazuli_program(bench).out, HasSubstr("\"cache_bytes\": 32768}"));
+}
+
 TEST(Program, MistakesAreOneClearLine) {
   auto fails = [](const std::string& arguments) {
     Result r = lazuli_program(arguments);

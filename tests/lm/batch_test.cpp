@@ -4,6 +4,9 @@
 #include <map>
 
 #include "lazuli/ops.h"
+#include "lazuli/random.h"
+#include "lazuli/transforms.h"
+#include "lm/batch_cache.h"
 #include "tests/support.h"
 
 namespace lazuli::lm {
@@ -73,6 +76,58 @@ TEST_P(Batches, TextsJoinAndLeaveAtAnyTime) {
   }
 }
 
+// A row of a batch cache against a cache of its own: whatever is kept, joined, padded and dropped.
+TEST(BatchCaches, RowsAreThoseOfEachAlone) {
+  for (const CacheOptions& o :
+       {CacheOptions{.dtype = float32}, CacheOptions{}, CacheOptions{.bits = 8},
+        CacheOptions{.bits = 4, .group_size = 32}, CacheOptions{.bits = 8, .quantized_after = 6}}) {
+    auto tokens = [](int64_t n, uint64_t seed, int64_t heads, int64_t rows = 1) {
+      return random::normal({rows, heads, n, 64}, float32, random::key(seed));
+    };
+    const AttentionOptions options{.scale = 0.1f};
+    BatchCache together(o), second(o);
+    auto a = make_growing_cache(o), b = make_growing_cache(o);
+    auto feed = [&](KVCache& to, const array& q, const array& k, const array& v) {
+      array y = to.attend(q, k, v, options);
+      y.eval();
+      return y;
+    };
+    for (auto [one, other, n, seed] :
+         {std::tuple<KVCache*, KVCache*, int64_t, uint64_t>{&together, a.get(), 8, 1},
+          {&second, b.get(), 3, 5}})
+      for (KVCache* cache : {one, other})
+        feed(*cache, tokens(n, seed, 4), tokens(n, seed + 1, 2), tokens(n, seed + 2, 2));
+    together.join(second);
+    // All rows are quantized as soon as one is: what `b` has to do by itself.
+    if (o.quantized_after > 0) {
+      KVCache::State s = b->state();
+      s.options.quantized_after = 0;
+      std::vector<array> quantized;
+      for (const array& x : s.arrays)
+        for (const array& part : quantize(x, 64, o.bits)) quantized.push_back(part);
+      s.arrays = quantized;
+      b = restore_cache(s);
+    }
+    for (uint64_t i = 0; i < 4; ++i) {
+      if (i == 2) together.keep({1});  // the second alone
+      const int64_t rows = i < 2 ? 2 : 1;
+      array q = tokens(1, 50 + i, 4, rows), k = tokens(1, 60 + i, 2, rows), v = tokens(1, 70 + i, 2, rows);
+      auto row = [&](const array& x, int64_t r) {
+        Shape start(4, 0), stop = x.shape();
+        start[0] = r, stop[0] = r + 1;
+        return slice(x, start, stop);
+      };
+      array y = feed(together, q, k, v);
+      for (int64_t r = 0; r < rows; ++r) {
+        KVCache& alone = rows == 2 && r == 0 ? *a : *b;
+        array want = feed(alone, row(q, r), row(k, r), row(v, r));
+        EXPECT_TRUE(allclose(row(y, r), want, 1e-5, 1e-5).item<bool>())
+            << o.bits << " row " << r << " step " << i;
+      }
+    }
+  }
+}
+
 TEST_P(Batches, CallbacksAndCancelEndOneText) {
   BatchGenerator batch(model_, tokenizer_, {.max_rows = 2});
   GenerateOptions o{.max_tokens = 10, .ignore_end = true};
@@ -92,6 +147,9 @@ TEST_P(Batches, CallbacksAndCancelEndOneText) {
 TEST_P(Batches, Errors) {
   EXPECT_EQ(message_of<std::invalid_argument>([&] { BatchGenerator(model_, tokenizer_, {.max_rows = 0}); }),
             "[BatchGenerator] max_rows must be 1 or more, not 0");
+  EXPECT_EQ(message_of<std::invalid_argument>(
+                [&] { BatchGenerator(model_, tokenizer_, {.cache = {.max_positions = 8}}); }),
+            "[BatchGenerator] texts of a batch remember all: max_positions must be 0");
   BatchGenerator batch(model_, tokenizer_);
   EXPECT_EQ(message_of<std::invalid_argument>([&] { batch.add({}); }),
             "[generate] expected at least one token of prompt");

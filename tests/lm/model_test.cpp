@@ -10,6 +10,7 @@
 #include "lazuli/io/model_files.h"
 #include "lazuli/memory.h"
 #include "lazuli/ops.h"
+#include "lazuli/random.h"
 #include "lazuli/transforms.h"
 #include "tests/support.h"
 
@@ -20,6 +21,7 @@ using lazuli::testing::message_of;
 using lazuli::testing::same_bits;
 
 const std::string kFolder = LAZULI_TEST_DATA "/models/";
+const CacheOptions kExact{.dtype = float32};
 
 // A row of logits.json: tokens and their logits, a file or folder that gives them, and changes to its
 // config.json.
@@ -74,7 +76,7 @@ INSTANTIATE_TEST_SUITE_P(All, Models, ::testing::ValuesIn(references()), [](cons
 TEST_P(Models, LogitsAreThoseOfMlxLm) {
   const Reference& r = GetParam();
   Model model = load(r);
-  Cache cache = model.make_cache();
+  Cache cache = model.make_cache(kExact);
   array all = squeeze(model.all_logits(ids(r.tokens, 0, r.tokens.size()), cache), 0);
   for (size_t i = 0; i < r.tokens.size(); ++i)
     expect_near(slice(all, {static_cast<int64_t>(i), 0}, {static_cast<int64_t>(i) + 1, all.shape(1)}),
@@ -84,7 +86,7 @@ TEST_P(Models, LogitsAreThoseOfMlxLm) {
 TEST_P(Models, TokenByTokenAndInChunksIsTheSame) {
   const Reference& r = GetParam();
   Model model = load(r);
-  Cache single = model.make_cache(), chunks = model.make_cache();
+  Cache single = model.make_cache(kExact), chunks = model.make_cache(kExact);
   for (size_t i = 0; i < r.tokens.size(); ++i)
     expect_near(model(ids(r.tokens, i, 1), single), r.logits[i], 2e-4);
   EXPECT_EQ(single.length(), static_cast<int64_t>(r.tokens.size()));
@@ -98,7 +100,7 @@ TEST_P(Models, BatchesAreRowsByThemselves) {
   Model model = load(r);
   std::vector<int32_t> two(r.tokens.begin(), r.tokens.begin() + 5), other{7, 7, 8, 11, 12};
   two.insert(two.end(), other.begin(), other.end());
-  Cache both = model.make_cache(), second = model.make_cache();
+  Cache both = model.make_cache(kExact), second = model.make_cache(kExact);
   array logits = model(array(two.data(), {2, 5}, int32), both);
   expect_near(slice(logits, {0, 0}, {1, logits.shape(1)}), r.logits[4], 2e-4);
   expect_near(slice(logits, {1, 0}, {2, logits.shape(1)}), model(ids(other, 0, 5), second).to_vector<float>(),
@@ -108,7 +110,7 @@ TEST_P(Models, BatchesAreRowsByThemselves) {
 TEST_P(Models, TrimmedCacheForgets) {
   const Reference& r = GetParam();
   Model model = load(r);
-  Cache cache = model.make_cache();
+  Cache cache = model.make_cache(kExact);
   eval(model(ids(r.tokens, 0, 5), cache));
   eval(model(array({39, 38}, {1, 2}), cache));
   if (cache.trimmable() >= 2) {  // no layer has a window that has moved on
@@ -126,7 +128,7 @@ double relative_error(const Gguf& one, const Gguf& other) {
   Reference r = reference_of("llama.gguf");
   auto logits = [&](const Gguf& f) {
     Model model = load_model(f);
-    Cache cache = model.make_cache();
+    Cache cache = model.make_cache(kExact);
     return model.all_logits(ids(r.tokens, 0, r.tokens.size()), cache);
   };
   array a = logits(one), b = logits(other);
@@ -155,7 +157,7 @@ TEST(ModelFiles, ExpertsComeInBlocksAndOneByOne) {
   Reference r = reference_of("mixtral.gguf");
   auto logits = [&](const Gguf& f) {
     Model model = load_model(f);
-    Cache cache = model.make_cache();
+    Cache cache = model.make_cache(kExact);
     return model(ids(r.tokens, 0, r.tokens.size()), cache);
   };
   single.tensors.clear();
@@ -206,7 +208,7 @@ TEST(ModelFiles, HalfWeightsStayHalf) {
     for (auto& [name, w] : half.weights) w = astype(w, dtype);
     Model model = load_model(half);
     EXPECT_LT(model.info().weight_bytes, full * 6 / 10);
-    Cache cache = model.make_cache();
+    Cache cache = model.make_cache(kExact);
     array logits = model(ids(r.tokens, 0, 10), cache);
     EXPECT_EQ(logits.dtype(), float32);
     expect_near(logits, r.logits[9], dtype == float16 ? 0.02 : 0.15);
@@ -237,18 +239,95 @@ TEST(ModelFiles, TextPartsAreFound) {
     files.weights = renamed;
     Reference r = reference_of("gemma3");
     Model model = load_model(files);
-    Cache cache = model.make_cache();
+    Cache cache = model.make_cache(kExact);
     expect_near(model(ids(r.tokens, 0, 10), cache), r.logits[9], 2e-4);
   }
 }
 
 TEST(ModelFiles, LayersWithAWindowRememberNoMore) {
   Model model = load_model(kFolder + "gemma3");
-  Cache cache = model.make_cache();
+  Cache cache = model.make_cache(kExact);
   Reference r = reference_of("gemma3");
   for (size_t i = 0; i < r.tokens.size(); ++i) eval(model(ids(r.tokens, i, 1), cache));
   for (size_t i = 0; i < 7; ++i)
     EXPECT_EQ(cache[i].state().arrays[0].shape(2), i == 5 ? 10 : 4) << "layer " << i;
+}
+
+// A Llama of random weights with heads of 64 features, which quantized caches need: the tiny references have
+// fewer.
+Model wide_heads() {
+  Gguf file = load_gguf(kFolder + "llama.gguf"), out;
+  const int64_t hidden = 128, heads = 2, kv_heads = 1, ffn = 128, size = 64;
+  out.metadata = file.metadata;
+  auto set = [&](const char* key, int64_t value) {
+    out.metadata.set(std::string("llama.") + key, GgufValue(static_cast<uint32_t>(value)));
+  };
+  set("embedding_length", hidden), set("feed_forward_length", ffn), set("attention.head_count", heads);
+  set("attention.head_count_kv", kv_heads), set("rope.dimension_count", size);
+  set("attention.key_length", size), set("attention.value_length", size);
+  uint64_t seed = 0;
+  for (const GgufTensor& t : file.tensors) {
+    auto has = [&](const char* part) { return t.name.find(part) != std::string::npos; };
+    if (has("norm")) {
+      out.add(gguf_tensor(t.name, ones({hidden})));
+      continue;
+    }
+    if (t.shape.size() != 2) continue;  // factors of rope
+    Shape shape = t.shape;
+    if (has("attn_q.") || has("attn_output."))
+      shape = {hidden, hidden};
+    else if (has("attn_k.") || has("attn_v."))
+      shape = {kv_heads * size, hidden};
+    else if (has("ffn_down."))
+      shape = {hidden, ffn};
+    else if (has("ffn_"))
+      shape = {ffn, hidden};
+    else
+      shape[1] = hidden;
+    array w = random::normal(shape, float32, 0.0f, 1 / std::sqrt(static_cast<float>(shape[1])),
+                             random::key(++seed));
+    out.add(gguf_tensor(t.name, w));
+  }
+  return load_model(out);
+}
+
+// How far caches of less precision move the logits. The relative error of an element x of a key or value is
+// r: for halves at most half of the last bit, 2^-11; for b bits (range / (2^b - 1)) / sqrt(12), where 64
+// normal numbers have a range of about 4.7 standard deviations: 1.36 / (2^b - 1). Values pass it on as it is,
+// keys times the size of scores, about 1, so an attention is wrong by 1.4 r at most, and a sum of two layers,
+// each a part of the residual stream, by 2 r. Twice that is the bound, a tenth of it the least that shows the
+// type was used.
+TEST(ModelCaches, MoveTheLogitsAsFarAsTheyShould) {
+  const Model model = wide_heads();
+  std::vector<int32_t> tokens;
+  for (int32_t i = 0; i < 40; ++i) tokens.push_back(i * 7 % 40);
+  auto logits = [&](const CacheOptions& o) {
+    Cache cache = model.make_cache(o);
+    array prompt = model.all_logits(ids(tokens, 0, 30), cache);
+    std::vector<array> all{prompt};
+    for (size_t i = 30; i < 40; ++i) all.push_back(model.all_logits(ids(tokens, i, 1), cache));
+    return concatenate(all, 1);
+  };
+  const array exact = logits(kExact);
+  for (auto [o, r] : {std::pair{CacheOptions{}, std::ldexp(1.0, -11)},
+                      {CacheOptions{.dtype = bfloat16}, std::ldexp(1.0, -8)},
+                      {CacheOptions{.bits = 8}, 1.36 / 255},
+                      {CacheOptions{.bits = 6}, 1.36 / 63},
+                      {CacheOptions{.bits = 4}, 1.36 / 15}}) {
+    const array got = logits(o);
+    const double error = sqrt(sum(square(got - exact)) / sum(square(exact))).item<float>();
+    EXPECT_LT(error, 4 * r) << o.bits << " bits, " << dtype_name(o.dtype);
+    EXPECT_GT(error, 0.2 * r) << o.bits << " bits, " << dtype_name(o.dtype);
+  }
+}
+
+TEST(ModelCaches, HeadsThatNoGroupDividesAreAnError) {
+  Model model = load_model(kFolder + "llama.gguf");
+  Cache cache = model.make_cache({.bits = 8});
+  EXPECT_EQ(message_of<std::invalid_argument>([&] {
+              model(array({1}, {1, 1}), cache);
+            }),
+            "[make_cache] heads of 8 features cannot be quantized: groups of 32 elements must divide them");
 }
 
 TEST(ModelFiles, ErrorsNameWhatIsWrong) {
@@ -386,7 +465,7 @@ TEST(ModelFiles, ErrorsOfFoldersNameWhatIsWrong) {
 
 TEST(ModelFiles, PositionsEndWhereTheyWereLearned) {
   Model model = load_model(kFolder + "gpt2");
-  Cache cache = model.make_cache();
+  Cache cache = model.make_cache(kExact);
   eval(model(array(std::vector<int32_t>(60, 3).data(), {1, 60}, int32), cache));
   EXPECT_EQ(message_of<std::invalid_argument>([&] {
               model(array({1, 2, 3, 4, 5}, {1, 5}), cache);

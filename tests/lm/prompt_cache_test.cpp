@@ -83,32 +83,87 @@ TEST_P(PromptCaches, Errors) {
       std::string::npos);
 }
 
-// States that no cache has: every number of a good one changed.
-TEST(RestoreCache, RefusesWhatCannotBe) {
-  auto rotating = make_rotating_cache(8, 2), growing = make_growing_cache();
-  array x = ones({1, 1, 5, 4});
-  eval(rotating->attend(x, x, x, {.scale = 1}), growing->attend(x, x, x, {.scale = 1}));
-  for (const KVCache* c : {rotating.get(), growing.get()}) {
-    const KVCache::State good = c->state();
-    EXPECT_EQ(restore_cache(good)->length(), 5);
-    for (size_t i = 0; i < good.numbers.size(); ++i)
-      for (int64_t value : {int64_t{-1}, int64_t{1}, INT64_MAX}) {
-        KVCache::State bad = good;
-        bad.numbers[i] = value;
-        if (i == 0 && value == INT64_MAX && c == rotating.get()) continue;  // it has seen a lot
-        if (i == 1 && value == INT64_MAX) continue;                         // and may remember a lot
-        if (i == 2 && value == 1) continue;
-        EXPECT_THROW(restore_cache(bad), std::runtime_error) << good.kind << " " << i << " " << value;
-      }
-    KVCache::State bad = good;
-    bad.arrays.pop_back();
-    EXPECT_THROW(restore_cache(bad), std::runtime_error);
-    bad = good;
-    bad.arrays[1] = ones({1, 1, 4, 4});
-    EXPECT_THROW(restore_cache(bad), std::runtime_error);
-    bad.kind = "x";
-    EXPECT_THROW(restore_cache(bad), std::runtime_error);
+TEST(PromptCacheTypes, AreThoseThatWereSaved) {
+  const std::string file = ::testing::TempDir() + "lazuli_prompt_types.safetensors";
+  const Model model = load_model(kFolder + "llama.gguf");
+  const std::vector<int32_t> prompt = {3, 17, 5, 5, 30}, more = {7, 1};
+  for (Dtype dtype : {float32, float16, bfloat16}) {
+    Cache cache = model.make_cache({.dtype = dtype});
+    eval(model(ids(prompt), cache));
+    save_prompt_cache(file, model, prompt, cache);
+    PromptCache loaded = load_prompt_cache(file, model);
+    EXPECT_EQ(loaded.cache[0].state().options.dtype, dtype);
+    EXPECT_TRUE(same_bits(model(ids(more), loaded.cache), model(ids(more), cache)));
   }
+  std::filesystem::remove(file);
+}
+
+// States of every kind and type: they come back as they were; changed, they are refused.
+class RestoreCache : public ::testing::TestWithParam<CacheOptions> {
+ protected:
+  std::unique_ptr<KVCache> filled() const {
+    const CacheOptions& o = GetParam();
+    auto cache = o.max_positions > 0 ? make_rotating_cache(o) : make_growing_cache(o);
+    for (int i = 0; i < 11; ++i) eval(cache->attend(x_ + i, x_ - i, x_ * i, {.scale = 0.1f}));
+    return cache;
+  }
+  const array x_ = reshape(arange(128.0), {1, 2, 1, 64}) / 64;
+};
+INSTANTIATE_TEST_SUITE_P(
+    All, RestoreCache,
+    ::testing::Values(CacheOptions{.dtype = float32}, CacheOptions{}, CacheOptions{.bits = 8},
+                      CacheOptions{.bits = 3, .group_size = 32, .quantized_after = 5},
+                      CacheOptions{.dtype = bfloat16, .bits = 4, .quantized_after = 100},
+                      CacheOptions{.max_positions = 8, .keep = 2}, CacheOptions{.max_positions = 20},
+                      CacheOptions{.max_positions = 8, .keep = 2, .bits = 4, .quantized_after = 3}));
+
+TEST_P(RestoreCache, GoesOnAsBefore) {
+  auto cache = filled();
+  auto restored = restore_cache(cache->state());
+  EXPECT_EQ(restored->length(), 11);
+  EXPECT_EQ(restored->trimmable(), cache->trimmable());
+  EXPECT_EQ(restored->room(), cache->room());
+  for (int i = 0; i < 5; ++i) {
+    array a = cache->attend(x_, x_ + i, x_, {.scale = 0.1f});
+    array b = restored->attend(x_, x_ + i, x_, {.scale = 0.1f});
+    EXPECT_TRUE(allclose(a, b, 1e-5, 1e-5).item<bool>());  // a ring sums in another order
+  }
+}
+
+TEST_P(RestoreCache, RefusesWhatCannotBe) {
+  const KVCache::State good = filled()->state();
+  auto refused = [&](auto change, const char* why) {
+    KVCache::State bad = good;
+    change(bad);
+    EXPECT_NE(message_of<std::runtime_error>([&] { restore_cache(bad); }).find(why), std::string::npos)
+        << why;
+  };
+  const bool rotating = good.kind == "rotating";
+  for (size_t i = 0; i < good.numbers.size(); ++i)
+    for (int64_t value : {int64_t{-1}, int64_t{1}, INT64_MAX}) {
+      if (rotating && i == 0 && value == INT64_MAX) continue;  // it has seen a lot
+      refused([&](auto& s) { s.numbers[i] = value; }, " with ");
+    }
+  refused([](auto& s) { s.numbers.push_back(0); }, "a wrong count of numbers");
+  refused([](auto& s) { s.kind = "x"; }, "an unknown name");
+  refused([](auto& s) { s.options.keep = INT64_MAX; }, "an impossible size");
+  refused([](auto& s) { s.options.max_positions = 1; }, "an impossible size");
+  refused([](auto& s) { s.options.bits = 7; }, "impossible options");
+  refused([](auto& s) { s.options.dtype = int32; }, "impossible options");
+  refused([](auto& s) { s.options.dtype = s.options.dtype == float32 ? float16 : float32; },
+          "wrong shape or type");
+  refused([](auto& s) { s.arrays.pop_back(); }, "a wrong count of arrays");
+  for (size_t i = 0; i < good.arrays.size(); ++i) {
+    refused([&](auto& s) { s.arrays[i] = astype(s.arrays[i], int32); }, "wrong shape or type");
+    refused([&](auto& s) { s.arrays[i] = repeat(s.arrays[i], 2, 2); }, "wrong shape or type");
+    refused([&](auto& s) { s.arrays[i] = squeeze(s.arrays[i], 0); }, "wrong shape or type");
+    if (good.arrays.size() == 6) {
+      refused([&](auto& s) { s.arrays[i] = repeat(s.arrays[i], 3, 3); }, "wrong shape or type");
+      refused([&](auto& s) { s.options.bits = 0; }, "a wrong count of arrays");
+    }
+  }
+  if (good.options.bits > 0 && good.arrays.size() == 2)
+    refused([](auto& s) { s.options.quantized_after = 3; }, "arrays that should be quantized");
 }
 
 }  // namespace

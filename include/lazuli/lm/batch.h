@@ -24,11 +24,15 @@ namespace lazuli::lm {
 
 struct BatchOptions {
   int64_t max_rows = 8;  // texts that are generated at the same time; others wait
+  // How keys and values are kept; max_positions must be 0. With quantized_after, all texts are quantized as
+  // soon as one of them is that long.
+  CacheOptions cache = {};
 };
 
 class BatchGenerator {
  public:
-  // The model and the tokenizer are shared. Throws std::invalid_argument for max_rows < 1.
+  // The model and the tokenizer are shared. Throws std::invalid_argument for max_rows < 1 and for options of
+  // the cache that are out of range.
   BatchGenerator(const Model& model, const Tokenizer& tokenizer, const BatchOptions& options = {});
   BatchGenerator(BatchGenerator&&) noexcept;
   ~BatchGenerator();

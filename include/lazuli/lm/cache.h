@@ -5,6 +5,7 @@
 //     cache.trim(3);                            // forget the last three
 //
 //     model.make_cache({.max_positions = 4096}) // forgets the oldest tokens, not the first four
+//     model.make_cache({.bits = 8})             // keys and values in 8 bits each, about half of float16
 //     save_prompt_cache("prompt.safetensors", model, prompt, cache);   // to go on another time:
 //     prompt_cache.h
 //
@@ -28,6 +29,23 @@ struct AttentionOptions {
   int64_t window = 0;                         // a query sees itself and window - 1 tokens before it; 0: all
   float softcap = 0;                          // scores s become softcap * tanh(s / softcap); 0: they do not
   std::optional<array> sinks = std::nullopt;  // see fast::scaled_dot_product_attention
+};
+
+struct CacheOptions {
+  int64_t max_positions = 0;  // forget the oldest tokens beyond this many; 0: never
+  int64_t keep = 4;           // but never these first ones (attention sinks, Xiao et al. 2023)
+
+  // How keys and values are kept: float32, float16 or bfloat16. A key beyond 65504 needs another than
+  // float16.
+  Dtype dtype = float16;
+  // Integers of so many bits instead (2, 3, 4, 5, 6 or 8; 0: not), with a scale and a bias for each
+  // `group_size` (32, 64 or 128) features. Heads that it does not divide get the largest smaller group that
+  // does; those that 32 does not divide are an error when the cache is first used. Scales and biases have
+  // `dtype`, but float32 where that is bfloat16, which has too few digits for them.
+  int bits = 0;
+  int group_size = 64;
+  // Tokens that stay as they are until the cache has seen more; then all are quantized.
+  int64_t quantized_after = 0;
 };
 
 // Where the next token stands, as fast::rope takes it: the same for every row of the batch, or one each.
@@ -55,9 +73,11 @@ class KVCache {
   virtual std::vector<array> arrays() const = 0;
   virtual std::unique_ptr<KVCache> clone() const = 0;
 
-  // For files: the kind's name, its numbers, and the arrays in use in temporal order.
+  // For files: the kind's name and options, its numbers, and the arrays in use in temporal order: keys and
+  // values, or words, scales and biases (see quantize) of both.
   struct State {
     std::string kind;
+    CacheOptions options;
     std::vector<int64_t> numbers;
     std::vector<array> arrays;
   };
@@ -65,11 +85,6 @@ class KVCache {
 
  protected:
   int64_t length_ = 0;
-};
-
-struct CacheOptions {
-  int64_t max_positions = 0;  // forget the oldest tokens beyond this many; 0: never
-  int64_t keep = 4;           // but never these first ones (attention sinks, Xiao et al. 2023)
 };
 
 class Cache {
@@ -99,10 +114,11 @@ class Cache {
   std::vector<std::unique_ptr<KVCache>> layers_;
 };
 
-// Keys and values grow in place, in steps of 256 positions.
-std::unique_ptr<KVCache> make_growing_cache();
+// Keys and values grow in place, in steps of 256 positions; max_positions and keep have no meaning. Throws
+// std::invalid_argument for options out of range, as make_rotating_cache does.
+std::unique_ptr<KVCache> make_growing_cache(const CacheOptions& options = {});
 // Holds `max_positions` tokens: the first `keep` and the last of the others.
-std::unique_ptr<KVCache> make_rotating_cache(int64_t max_positions, int64_t keep);
+std::unique_ptr<KVCache> make_rotating_cache(const CacheOptions& options);
 // What state() described. Throws std::runtime_error for a state that no cache can have.
 std::unique_ptr<KVCache> restore_cache(const KVCache::State& state);
 

@@ -32,6 +32,7 @@ void save_prompt_cache(const std::string& file, const Model& model, std::span<co
                        const Cache& cache);
 // Throws std::runtime_error that names the file for files that are damaged, no prompt caches, or of another
 // model.
+// The cache goes on as it was saved, with its kinds of layers, dtype and bits.
 PromptCache load_prompt_cache(const std::string& file, const Model& model);
 
 // Makes the cache forget what does not begin `ids`, at least their last token, and returns those of `ids`

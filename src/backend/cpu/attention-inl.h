@@ -24,6 +24,9 @@ namespace {
 template <class T>
 using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
+// The type of packed keys and values, which are expanded to floats one block at a time.
+struct Packed {};
+
 // Vectors side by side in a tile of columns: with 6 rows they fill 16 or 32 registers.
 constexpr int kVectors = HWY_MAX_BYTES == 64 || HWY_ARCH_ARM_A64 ? 4 : 2;
 
@@ -116,8 +119,8 @@ void softmax_step(F* s, int64_t rows, int64_t width, F* m, F* sum, F* alpha) {
   }
 }
 
-// One thread's working memory, and how it computes a unit.
-template <class T>
+// One thread's working memory, and how it computes a unit. T: of queries and results; E: of keys and values.
+template <class T, class E>
 class Attend {
   using F = Wide<T>;
   using Tag = hn::ScalableTag<F>;
@@ -125,6 +128,8 @@ class Attend {
   static constexpr int64_t kKeys = 64;       // of a block
   static constexpr int64_t kFewColumns = 4;  // up to so many, vectors run along the features
   static constexpr F kLowest = -std::numeric_limits<F>::infinity();
+  static constexpr bool kPacked = std::is_same_v<E, Packed>;
+  using Element = std::conditional_t<kPacked, F, E>;  // of rows that `features` gives
 
  public:
   static constexpr int64_t kBlock = 64;
@@ -133,15 +138,16 @@ class Attend {
   explicit Attend(const AttentionJob<F>& job) : job_(job) {
     const int64_t columns = (job.block + kVectors * kLanes - 1) / (kVectors * kLanes) * (kVectors * kLanes);
     const int64_t dims = round_up(job.dims), value_dims = round_up(job.value_dims);
+    const int64_t numbers = !kPacked ? 0 : std::max(job.packed[0].groups(), job.packed[1].groups());
     int64_t total = 0;
     auto reserve = [&](int64_t n) { return std::exchange(total, total + round_up(n)); };
     const int64_t q = reserve(columns * dims), o = reserve(columns * value_dims), m = reserve(3 * columns),
                   s = reserve(kKeys * kVectors * kLanes), k = reserve(kKeys * dims),
-                  v = reserve(kKeys * value_dims);
+                  v = reserve(kKeys * value_dims), n = reserve(2 * kKeys * numbers);
     memory_ = Scratch(static_cast<size_t>(total) * sizeof(F));
     F* base = memory_.template as<F>();
     q_ = base + q, o_ = base + o, m_ = base + m, sum_ = m_ + columns, alpha_ = sum_ + columns;
-    s_ = base + s, k_ = base + k, v_ = base + v;
+    s_ = base + s, k_ = base + k, v_ = base + v, numbers_ = base + n;
   }
 
   void unit(int64_t u) {
@@ -163,8 +169,8 @@ class Attend {
       m_[c] = sink ? sink_of(first_ + c) : kLowest;
       sum_[c] = sink ? F(1) : F(0);
     }
-    const bool direct = job_.k.strides[3] == 1 && job_.v.strides[3] == 1 && job_.dims % kLanes == 0 &&
-                        job_.value_dims % kLanes == 0;
+    const bool direct = (kPacked || (job_.k.strides[3] == 1 && job_.v.strides[3] == 1)) &&
+                        job_.dims % kLanes == 0 && job_.value_dims % kLanes == 0;
     if (direct && count_ == 1) return along_features<1>();
     if (direct && count_ == 2) return along_features<2>();
     if (direct && count_ == 3) return along_features<3>();
@@ -191,8 +197,40 @@ class Attend {
     return q.template as<T>() + batch_ * q.strides[0] + head_of(column) * q.strides[1] +
            query_of(column) * q.strides[2];
   }
-  const T* rows_of(const Operand& o, int64_t key) const {
-    return o.template as<T>() + batch_ * o.strides[0] + kv_head_ * o.strides[1] + key * o.strides[2];
+  const E* rows_of(const Operand& o, int64_t key) const {
+    return o.template as<E>() + batch_ * o.strides[0] + kv_head_ * o.strides[1] + key * o.strides[2];
+  }
+
+  // Rows of packed keys or values, expanded into `room`.
+  const float* expand(const PackedRows& p, int64_t columns, int64_t key, int64_t rows, float* room) const {
+    const int64_t groups = p.groups();
+    float *scales = numbers_, *biases = p.biases.data ? numbers_ + kKeys * groups : nullptr;
+    load_numbers(p, p.scales, key, rows, scales);
+    if (biases) load_numbers(p, p.biases, key, rows, biases);
+    const Strides& s = p.words.strides;
+    const uint32_t* words = p.words.as<uint32_t>() + batch_ * s[0] + kv_head_ * s[1] + key * s[2];
+    p.kernels->expand(p.format, words, s[2], rows, columns, scales, biases, room);
+    return room;
+  }
+  void load_numbers(const PackedRows& p, const Operand& o, int64_t key, int64_t rows, float* to) const {
+    const int64_t size = static_cast<int64_t>(o.dtype.size()), n = p.groups();
+    const Strides& s = o.strides;
+    const char* from = o.as<char>() + (batch_ * s[0] + kv_head_ * s[1] + key * s[2]) * size;
+    if (s[2] == n) return scales_to_float(p.format.scales, o.dtype, from, rows * n, to);
+    for (int64_t r = 0; r < rows; ++r)
+      scales_to_float(p.format.scales, o.dtype, from + r * s[2] * size, n, to + r * n);
+  }
+
+  // Rows of k or v whose features lie side by side: where they are, or expanded into `room`.
+  struct Rows {
+    const Element* data;
+    int64_t row;
+  };
+  Rows features(const Operand& o, int64_t key, int64_t rows, F* room) const {
+    if constexpr (kPacked)
+      return {expand(job_.packed[&o == &job_.v], o.shape[3], key, rows, room), o.shape[3]};
+    else
+      return {rows_of(o, key), o.strides[2]};
   }
 
   // Rows of k or v as F: where they are, or converted into `room`.
@@ -201,12 +239,14 @@ class Attend {
     int64_t row, step;
   };
   Matrix wide_rows(const Operand& o, int64_t key, int64_t rows, F* room) const {
-    const T* from = rows_of(o, key);
-    if constexpr (std::is_same_v<T, F>) {
-      return {from, o.strides[2], o.strides[3]};
+    const int64_t n = o.shape[3];
+    if constexpr (kPacked) {
+      return {expand(job_.packed[&o == &job_.v], n, key, rows, room), n, 1};
+    } else if constexpr (std::is_same_v<E, F>) {
+      return {rows_of(o, key), o.strides[2], o.strides[3]};
     } else {
       const Tag d;
-      const int64_t n = o.shape[3];
+      const E* from = rows_of(o, key);
       for (int64_t r = 0; r < rows; ++r, from += o.strides[2]) {
         F* to = room + r * n;
         int64_t i = 0;
@@ -334,12 +374,12 @@ class Attend {
       const int64_t rows = std::min(kKeys, key_end_ - key);
       const Seen look_at = job_.mask ? look(first_, kColumns, key, rows) : Seen::all;
       if (look_at == Seen::none) continue;
-      const T* k = rows_of(job_.k, key);
+      const Rows k = features(job_.k, key, rows, k_);
       int64_t r = 0;
       constexpr int kTogether = kColumns <= 2 ? 4 : 2;
       for (; r + kTogether <= rows; r += kTogether)
-        dots<kColumns, kTogether>(k + r * job_.k.strides[2], s_ + r);
-      for (; r < rows; ++r) dots<kColumns, 1>(k + r * job_.k.strides[2], s_ + r);
+        dots<kColumns, kTogether>(k.data + r * k.row, k.row, s_ + r);
+      for (; r < rows; ++r) dots<kColumns, 1>(k.data + r * k.row, k.row, s_ + r);
       for (int64_t c = 0; c < kColumns; ++c) {
         F* s = s_ + c * kKeys;
         if (look_at == Seen::some) add_mask(first_ + c, key, rows, s, 1);
@@ -358,25 +398,25 @@ class Attend {
         sum_[c] = sum_[c] * alpha[c] + hn::GetLane(hn::SumOfLanes(d, total));
         m_[c] = m;
       }
-      const T* v = rows_of(job_.v, key);
+      const Rows v = features(job_.v, key, rows, kPacked && dims >= value_dims ? k_ : v_);  // k is done with
       constexpr int kWidth = kColumns <= 2 ? 4 : 2;
       int64_t i = 0;
       for (; i + kWidth * kLanes <= value_dims; i += kWidth * kLanes)
-        add_values<kColumns, kWidth>(v + i, rows, alpha, o_ + i);
-      for (; i < value_dims; i += kLanes) add_values<kColumns, 1>(v + i, rows, alpha, o_ + i);
+        add_values<kColumns, kWidth>(v.data + i, v.row, rows, alpha, o_ + i);
+      for (; i < value_dims; i += kLanes) add_values<kColumns, 1>(v.data + i, v.row, rows, alpha, o_ + i);
     }
     for (int64_t c = 0; c < kColumns; ++c) finish(c, o_ + c * value_dims, 1);
   }
 
   // s[c][j] = q[c] . k[j] for kRows rows of k.
   template <int kColumns, int kRows>
-  HWY_INLINE void dots(const T* k, F* s) const {
+  HWY_INLINE void dots(const Element* k, int64_t row, F* s) const {
     const Tag d;
     using V = hn::Vec<Tag>;
     V sum[kColumns][kRows];
     for (int c = 0; c < kColumns; ++c)
       for (int j = 0; j < kRows; ++j) sum[c][j] = hn::Zero(d);
-    const int64_t dims = job_.dims, row = job_.k.strides[2];
+    const int64_t dims = job_.dims;
     for (int64_t i = 0; i < dims; i += kLanes) {
       V value[kRows];
       for (int j = 0; j < kRows; ++j) value[j] = load_wide(d, k + j * row + i);
@@ -391,10 +431,10 @@ class Attend {
 
   // o[c] = alpha[c] * o[c] + sum over rows of s[c][r] * v[r], for kWidth vectors of features.
   template <int kColumns, int kWidth>
-  HWY_INLINE void add_values(const T* v, int64_t rows, const F* alpha, F* o) const {
+  HWY_INLINE void add_values(const Element* v, int64_t row, int64_t rows, const F* alpha, F* o) const {
     const Tag d;
     using V = hn::Vec<Tag>;
-    const int64_t value_dims = job_.value_dims, row = job_.v.strides[2];
+    const int64_t value_dims = job_.value_dims;
     V sum[kColumns][kWidth];
     for (int c = 0; c < kColumns; ++c)
       for (int j = 0; j < kWidth; ++j)
@@ -413,8 +453,8 @@ class Attend {
 
   const AttentionJob<F>& job_;
   Scratch memory_;
-  // Queries, results and statistics by column; scores and converted rows by key.
-  F *q_, *o_, *m_, *sum_, *alpha_, *s_, *k_, *v_;
+  // Queries, results and statistics by column; scores, converted rows, scales and biases by key.
+  F *q_, *o_, *m_, *sum_, *alpha_, *s_, *k_, *v_, *numbers_;
   // The unit.
   int64_t problem_ = 0, batch_ = 0, kv_head_ = 0, first_ = 0, count_ = 0, key_begin_ = 0, key_end_ = 0;
   F* partial_ = nullptr;

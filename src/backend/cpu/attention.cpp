@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -25,24 +26,28 @@ HWY_BEFORE_NAMESPACE();
 namespace lazuli::cpu::HWY_NAMESPACE {
 namespace {
 
-template <class T>
+template <class T, class E>
 void run_units(const AttentionJob<Wide<T>>& job, int64_t (*next)(void*), void* state) {
   const int64_t n = job.units();
   int64_t u = next(state);
   if (u >= n) return;
-  Attend<T> attend(job);
+  Attend<T, E> attend(job);
   for (; u < n; u = next(state)) attend.unit(u);
 }
 
-template <class T>
+template <class T, class E>
 const AttentionKernels<Wide<T>>* kernels_of() {
-  static constexpr AttentionKernels<Wide<T>> kernels = {Attend<T>::kBlock, run_units<T>};
+  static constexpr AttentionKernels<Wide<T>> kernels = {Attend<T, E>::kBlock, run_units<T, E>};
   return &kernels;
 }
-const AttentionKernels<float>* attention_f32() { return kernels_of<float>(); }
-const AttentionKernels<float>* attention_f16() { return kernels_of<float16_t>(); }
-const AttentionKernels<float>* attention_bf16() { return kernels_of<bfloat16_t>(); }
-const AttentionKernels<double>* attention_f64() { return kernels_of<double>(); }
+const AttentionKernels<float>* attention_f32() { return kernels_of<float, float>(); }
+const AttentionKernels<float>* attention_f16() { return kernels_of<float16_t, float16_t>(); }
+const AttentionKernels<float>* attention_bf16() { return kernels_of<bfloat16_t, bfloat16_t>(); }
+const AttentionKernels<double>* attention_f64() { return kernels_of<double, double>(); }
+// Queries of float32, and keys and values in less room.
+const AttentionKernels<float>* attention_f32_f16() { return kernels_of<float, float16_t>(); }
+const AttentionKernels<float>* attention_f32_bf16() { return kernels_of<float, bfloat16_t>(); }
+const AttentionKernels<float>* attention_packed() { return kernels_of<float, Packed>(); }
 
 }  // namespace
 }  // namespace lazuli::cpu::HWY_NAMESPACE
@@ -54,6 +59,9 @@ HWY_EXPORT(attention_f32);
 HWY_EXPORT(attention_f16);
 HWY_EXPORT(attention_bf16);
 HWY_EXPORT(attention_f64);
+HWY_EXPORT(attention_f32_f16);
+HWY_EXPORT(attention_f32_bf16);
+HWY_EXPORT(attention_packed);
 
 namespace {
 
@@ -90,20 +98,19 @@ void join_parts(const AttentionJob<F>& job, int64_t problem) {
   }
 }
 
+// `job` has q, k, v and out; `rest`: the mask and the sinks, if there are any.
 template <class T, class F>
-void run_as(const AttentionKernels<F>& k, const KernelCall& call) {
-  const auto& p = static_cast<const Attention&>(call.primitive);
-  if (call.out[0].size == 0) return;
-  AttentionJob<F> job{call.in[0], call.in[1], call.in[2], call.out[0]};
+void run_job(const AttentionKernels<F>& k, const auto& p, AttentionJob<F> job,
+             std::span<const Operand> rest) {
   Operand mask, sinks;
   if (p.masked) {
-    mask = call.in[3];
+    mask = rest[0];
     for (size_t i = 0; i < 4; ++i)
       if (mask.shape[i] == 1) mask.strides[i] = 0;
     job.mask = &mask;
   }
   if (p.sinking) {
-    sinks = call.in[3 + p.masked];
+    sinks = rest[p.masked];
     if (sinks.shape[0] == 1) sinks.strides[0] = 0;
     job.sinks = &sinks;
   }
@@ -141,21 +148,86 @@ void run_as(const AttentionKernels<F>& k, const KernelCall& call) {
     for (int64_t problem = 0; problem < problems; ++problem) join_parts<F, T>(job, problem);
 }
 
+template <class T, class F>
+void run_as(const AttentionKernels<F>& k, const KernelCall& call) {
+  run_job<T>(k, static_cast<const Attention&>(call.primitive),
+             AttentionJob<F>{call.in[0], call.in[1], call.in[2], call.out[0]}, call.in.subspan(3));
+}
+
 void run_attention(const KernelCall& call) {
-  const Dtype type = call.out[0].dtype;
+  if (call.out[0].size == 0) return;
+  const Dtype type = call.out[0].dtype, narrow = call.in[1].dtype;
   if (type == float64)
     run_as<double>(*HWY_DYNAMIC_DISPATCH(attention_f64)(), call);
   else if (type == float16)
     run_as<float16_t>(*HWY_DYNAMIC_DISPATCH(attention_f16)(), call);
   else if (type == bfloat16)
     run_as<bfloat16_t>(*HWY_DYNAMIC_DISPATCH(attention_bf16)(), call);
+  else if (narrow == float16)
+    run_as<float>(*HWY_DYNAMIC_DISPATCH(attention_f32_f16)(), call);
+  else if (narrow == bfloat16)
+    run_as<float>(*HWY_DYNAMIC_DISPATCH(attention_f32_bf16)(), call);
   else
     run_as<float>(*HWY_DYNAMIC_DISPATCH(attention_f32)(), call);
 }
 
+// Words, scales and biases of a row must lie side by side; a copy where they do not.
+class SideBySide {
+ public:
+  Operand operator()(const Operand& o) {
+    Operand out = o;
+    if (o.shape[3] == 1) out.strides[3] = 1;
+    if (out.strides[3] == 1) return out;
+    const int64_t size = static_cast<int64_t>(o.dtype.size());
+    memory_.emplace_back(static_cast<size_t>(o.size * size));
+    out.data = memory_.back().as<char>();
+    out.strides = {o.shape[1] * o.shape[2] * o.shape[3], o.shape[2] * o.shape[3], o.shape[3], 1};
+    char* to = memory_.back().as<char>();
+    for (int64_t b = 0; b < o.shape[0]; ++b)
+      for (int64_t h = 0; h < o.shape[1]; ++h)
+        for (int64_t t = 0; t < o.shape[2]; ++t)
+          for (int64_t i = 0; i < o.shape[3]; ++i, to += size)
+            std::memcpy(
+                to,
+                o.as<char>() +
+                    (b * o.strides[0] + h * o.strides[1] + t * o.strides[2] + i * o.strides[3]) * size,
+                static_cast<size_t>(size));
+    return out;
+  }
+
+ private:
+  std::vector<Scratch> memory_;
+};
+
+void run_quantized_attention(const KernelCall& call) {
+  const auto& p = static_cast<const QuantizedAttention&>(call.primitive);
+  if (call.out[0].size == 0) return;
+  SideBySide rows_of;
+  PackedRows packed[2];
+  Operand expanded[2];
+  std::span<const Operand> rest = call.in.subspan(1);
+  for (int i = 0; i < 2; ++i) {
+    const QuantizedFormat& f = i == 0 ? p.keys : p.values;
+    packed[i].format = f;
+    packed[i].kernels = &quantized_kernels(f);
+    packed[i].words = rows_of(rest[0]);
+    packed[i].scales = rows_of(rest[1]);
+    if (f.affine()) packed[i].biases = rows_of(rest[2]);
+    expanded[i].shape = rest[0].shape;
+    expanded[i].shape[3] = rest[0].shape[3] * 32 / f.bits;
+    rest = rest.subspan(f.affine() ? 3 : 2);
+  }
+  AttentionJob<float> job{call.in[0], expanded[0], expanded[1], call.out[0]};
+  job.packed = packed;
+  run_job<float>(*HWY_DYNAMIC_DISPATCH(attention_packed)(), p, job, rest);
+}
+
 }  // namespace
 
-void register_attention(KernelTable& t) { t.add<Attention>({&run_attention, 0, 0}); }
+void register_attention(KernelTable& t) {
+  t.add<Attention>({&run_attention, 0, 0});
+  t.add<QuantizedAttention>({&run_quantized_attention, 0, 0});
+}
 
 }  // namespace lazuli::cpu
 #endif

@@ -2,15 +2,27 @@
 #pragma once
 
 #include "backend/backend.h"
+#include "backend/cpu/quantized.h"
 
 namespace lazuli::cpu {
 
+// Keys or values that are quantized: (batch, heads, keys, words of a row) and, of scales and biases, (...,
+// groups), in any layout.
+struct PackedRows {
+  QuantizedFormat format;
+  const QuantizedKernels* kernels = nullptr;
+  Operand words, scales, biases;  // biases: without data if the format has none
+  int64_t groups() const { return scales.shape[3]; }
+};
+
 // F is the type of scores and sums, float or double; q, k, v and out are of another one if they are halves.
+// Of packed keys and values `packed` has what is in memory, and k and v only the shape of what it stands for.
 template <class F>
 struct AttentionJob {
   Operand q = {}, k = {}, v = {}, out = {};
-  const Operand* mask = nullptr;   // strides 0 where it repeats
-  const Operand* sinks = nullptr;  // (batch, heads), likewise
+  const PackedRows* packed = nullptr;  // of keys, then of values
+  const Operand* mask = nullptr;       // strides 0 where it repeats
+  const Operand* sinks = nullptr;      // (batch, heads), likewise
   F scale = 1;
   bool causal = false;
 

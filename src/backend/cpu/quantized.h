@@ -29,6 +29,11 @@ struct QuantizedKernels {
   void (*unpack)(const QuantizedFormat& f, const uint32_t* row, int64_t words, const float* scales,
                  const float* biases, int64_t begin, int64_t end, float* to);
 
+  // `rows` rows as floats in their own order, one behind another; columns: a row's, whole groups. Words of
+  // the rows are `words` apart, scales and biases `groups`: no padding is needed.
+  void (*expand)(const QuantizedFormat& f, const uint32_t* w, int64_t words, int64_t rows, int64_t columns,
+                 const float* scales, const float* biases, float* to);
+
   // y += the sum of x[r] times row r, r < rows (at most 4), for steps [begin, end); y interleaved as above.
   void (*add_rows)(const QuantizedFormat& f, const uint32_t* w, int64_t words, int rows, const float* scales,
                    const float* biases, int64_t apart, const float* x, int64_t begin, int64_t end, float* y);

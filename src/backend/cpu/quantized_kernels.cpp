@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "backend/cpu/quantized.h"
 
@@ -24,6 +25,20 @@ constexpr int64_t kLanes = hn::MaxLanes(df);
 
 // Twice the values of E2M1, which are integers.
 HWY_ALIGN constexpr int8_t kE2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// The values of E4M3 codes, one in each 32-bit lane.
+template <class D>
+HWY_INLINE hn::Vec<D> from_e4m3(D d, hn::Vec<hn::RebindToUnsigned<D>> code) {
+  const hn::RebindToUnsigned<D> u;
+  const hn::RebindToSigned<D> i;
+  const auto size = hn::And(code, hn::Set(u, 0x7fu));
+  const auto normal = hn::BitCast(d, hn::Add(hn::ShiftLeft<20>(size), hn::Set(u, 120u << 23)));
+  const auto small = hn::Mul(hn::ConvertTo(d, hn::BitCast(i, size)), hn::Set(d, 0x1p-9f));
+  auto value = hn::IfThenElse(hn::RebindMask(d, hn::Lt(hn::BitCast(i, size), hn::Set(i, 8))), small, normal);
+  value = hn::IfThenElse(hn::RebindMask(d, hn::Eq(size, hn::Set(u, 0x7fu))),
+                         hn::BitCast(d, hn::Set(u, 0x7fc00000u)), value);
+  return hn::Or(value, hn::BitCast(d, hn::ShiftLeft<24>(hn::And(code, hn::Set(u, 0x80u)))));
+}
 
 // A unit is the fewest whole words that hold whole elements; a lane takes one a step.
 template <int kBitsOf, Codes kCodesOf>
@@ -73,20 +88,9 @@ struct Step {
       U v = shift == 0 ? w[i] : hn::ShiftRight<shift>(w[i]);
       if constexpr (shift + T::kBits > 32) v = hn::Or(v, hn::ShiftLeft<32 - shift>(w[i + 1]));
       if constexpr (shift + T::kBits != 32) v = hn::And(v, hn::Set(du, (1u << T::kBits) - 1));
-      if constexpr (T::kCodes == Codes::e4m3) return of_e4m3(v);
+      if constexpr (T::kCodes == Codes::e4m3) return from_e4m3(df, v);
       return hn::ConvertTo(df, hn::BitCast(di, v));
     }
-  }
-
-  static HWY_INLINE F of_e4m3(U code) {
-    const U size = hn::And(code, hn::Set(du, 0x7fu));
-    const F normal = hn::BitCast(df, hn::Add(hn::ShiftLeft<20>(size), hn::Set(du, 120u << 23)));
-    const F small = hn::Mul(hn::ConvertTo(df, hn::BitCast(di, size)), hn::Set(df, 0x1p-9f));
-    F value =
-        hn::IfThenElse(hn::RebindMask(df, hn::Lt(hn::BitCast(di, size), hn::Set(di, 8))), small, normal);
-    value = hn::IfThenElse(hn::RebindMask(df, hn::Eq(size, hn::Set(du, 0x7fu))),
-                           hn::BitCast(df, hn::Set(du, 0x7fc00000u)), value);
-    return hn::Or(value, hn::BitCast(df, hn::ShiftLeft<24>(hn::And(code, hn::Set(du, 0x80u)))));
   }
 };
 
@@ -248,6 +252,82 @@ void unpack(const QuantizedFormat& f, const uint32_t* row, int64_t words, const 
   }
 }
 
+// Eight elements at a time, which are whole bytes in every format, so that they come out in order.
+template <class T>
+class Octet {
+  using Tag = hn::CappedTag<float, 8>;
+  using TagU = hn::RebindToUnsigned<Tag>;
+  using Word = std::conditional_t<T::kBits <= 4, uint32_t, uint64_t>;
+  static constexpr int kWidth = hn::MaxLanes(Tag());
+  static constexpr bool kOneWord = T::kBits <= 4 && kWidth == 8;  // else four elements share 32 bits
+
+ public:
+  // Of a row that ends at `end` and has at least a Word: bytes behind it are not read.
+  static HWY_INLINE void expand(const uint8_t* from, const uint8_t* end, float scale, float bias, float* to) {
+    const Tag d;
+    const TagU u;
+    for (int part = 0; part < 8; part += kWidth) {
+      hn::Vec<TagU> codes;
+      if constexpr (T::kBits == 8) {
+        codes = hn::PromoteTo(u, hn::LoadU(hn::Rebind<uint8_t, Tag>(), from + part));
+      } else {
+        const Word w = read(from, end);
+        if constexpr (kOneWord)
+          codes = hn::Set(u, w);
+        else if constexpr (kWidth == 8)
+          codes = hn::Combine(u, hn::Set(hn::Half<TagU>(), static_cast<uint32_t>(w >> 4 * T::kBits)),
+                              hn::Set(hn::Half<TagU>(), static_cast<uint32_t>(w)));
+        else
+          codes = hn::Set(u, static_cast<uint32_t>(w >> part * T::kBits));
+        const auto place = hn::And(hn::Iota(u, 0), hn::Set(u, kOneWord ? 7u : 3u));
+        codes = hn::And(hn::Shr(codes, hn::Mul(place, hn::Set(u, uint32_t{T::kBits}))),
+                        hn::Set(u, (1u << T::kBits) - 1));
+      }
+      hn::StoreU(hn::MulAdd(values(codes), hn::Set(d, scale), hn::Set(d, bias)), d, to + part);
+    }
+  }
+
+ private:
+  static HWY_INLINE Word read(const uint8_t* from, const uint8_t* end) {
+    Word w;
+    const std::ptrdiff_t left = end - from;
+    if (HWY_LIKELY(left >= std::ptrdiff_t{sizeof w})) {
+      std::memcpy(&w, from, sizeof w);
+      return w;
+    }
+    std::memcpy(&w, end - sizeof w, sizeof w);
+    return w >> 8 * (std::ptrdiff_t{sizeof w} - left);
+  }
+  // Of E2M1 twice the values.
+  static HWY_INLINE hn::Vec<Tag> values(hn::Vec<TagU> codes) {
+    const Tag d;
+    const hn::RebindToSigned<Tag> i;
+    if constexpr (T::kCodes == Codes::e4m3) return from_e4m3(d, codes);
+    if constexpr (T::kCodes == Codes::e2m1) {
+      const hn::Repartition<uint8_t, Tag> bytes;
+      const auto table = hn::LoadDup128(bytes, reinterpret_cast<const uint8_t*>(kE2m1));
+      const auto found = hn::BitCast(i, hn::TableLookupBytes(table, hn::BitCast(bytes, codes)));
+      return hn::ConvertTo(d, hn::ShiftRight<24>(hn::ShiftLeft<24>(found)));
+    }
+    return hn::ConvertTo(d, hn::BitCast(i, codes));
+  }
+};
+
+template <class T>
+void expand(const QuantizedFormat& f, const uint32_t* w, int64_t words, int64_t rows, int64_t columns,
+            const float* scales, const float* biases, float* to) {
+  const float unit = T::kCodes == Codes::e2m1 ? 0.5f : 1.0f;
+  for (int64_t r = 0; r < rows; ++r, w += words) {
+    const auto* from = reinterpret_cast<const uint8_t*>(w);
+    const uint8_t* end = from + columns * T::kBits / 8;
+    for (int64_t done = 0; done < columns; done += f.group) {
+      const float scale = *scales++ * unit, bias = biases ? *biases++ : 0.0f;
+      for (int i = 0; i < f.group; i += 8, from += T::kBits, to += 8)
+        Octet<T>::expand(from, end, scale, bias, to);
+    }
+  }
+}
+
 // y[k] += the elements k of the steps, times their scales, and the biases.
 template <class T, int k, class... S>
 HWY_INLINE void add_steps(const F* scale, F bias, float* y, const S&... steps) {
@@ -294,7 +374,7 @@ template <int kBits, Codes kCodes>
 const QuantizedKernels* kernels() {
   using T = Format<kBits, kCodes>;
   static const QuantizedKernels k{T::kStep, kLanes,     &interleave<T>, &restore<T>,
-                                  &dot<T>,  &unpack<T>, &add_rows<T>};
+                                  &dot<T>,  &unpack<T>, &expand<T>,     &add_rows<T>};
   return &k;
 }
 
