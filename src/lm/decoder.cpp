@@ -11,13 +11,14 @@ namespace lazuli::lm {
 void Decoder::begin(const Weights& w) {
   embedding_ = w.embedding("token_embd", config_.vocabulary, config_.hidden);
   config_.vocabulary = embedding_.rows();
+  // Without an output matrix the embedding is used for both. It is the largest one: packed first, its pages of
+  // the file are given back before the others are there.
+  const bool own = !config_.tied && w.has("output");
+  head_ = w.linear(own ? "output" : "token_embd", config_.vocabulary, config_.hidden);
 }
 
 void Decoder::end(const Weights& w) {
   norm_ = w.norm("output_norm", config_.hidden, config_.norm_eps);
-  // Without an output matrix the embedding is used for both.
-  const bool own = !config_.tied && w.has("output");
-  head_ = w.linear(own ? "output" : "token_embd", config_.vocabulary, config_.hidden);
   info.architecture = config_.architecture;
   info.name = config_.name;
   info.layers = config_.layers;
