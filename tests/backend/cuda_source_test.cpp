@@ -23,7 +23,7 @@ const Row kRows[] = {
 };
 
 bool accepts(const std::string& types, Dtype t) {
-  const bool is_bool = t == bool_, complex = t == complex64, inexact = issubdtype(t, inexact);
+  const bool is_bool = t == bool_, complex = t == complex64, inexact = issubdtype(t, lazuli::inexact);
   if (types == "Any") return true;
   if (types == "Number") return !is_bool;
   if (types == "Real") return !complex;
