@@ -1,6 +1,5 @@
 #include "backend/cuda/jit.h"
 
-#include <dlfcn.h>
 #include <nvrtc.h>
 #include <unistd.h>
 
@@ -12,6 +11,7 @@
 #include <stdexcept>
 #include <unordered_map>
 
+#include "backend/cuda/library.h"
 #include "backend/cuda/runtime.h"
 #include "lane_math_text.inc"  // generated: constexpr char kLaneMath[]
 
@@ -31,17 +31,8 @@ struct Nvrtc {
   decltype(&nvrtcGetErrorString) error;
 
   Nvrtc() {
-    void* library = nullptr;
-    for (const char* name : {"libnvrtc.so.13", "/usr/local/cuda/lib64/libnvrtc.so.13", "libnvrtc.so"})
-      if (!library) library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    if (!library)
-      throw std::runtime_error(
-          "[cuda] libnvrtc.so.13 was not found; it compiles kernels and comes with the CUDA toolkit "
-          "(LD_LIBRARY_PATH says where to look)");
-    auto find = [&](auto& f, const char* name) {
-      f = reinterpret_cast<std::remove_reference_t<decltype(f)>>(dlsym(library, name));
-      if (!f) throw std::runtime_error(std::string("[cuda] libnvrtc.so.13 has no ") + name);
-    };
+    const Library library("libnvrtc.so.13", "compiles kernels");
+    auto find = [&](auto& f, const char* name) { library.find(f, name); };
     find(create, "nvrtcCreateProgram");
     find(destroy, "nvrtcDestroyProgram");
     find(compile, "nvrtcCompileProgram");
