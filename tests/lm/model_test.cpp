@@ -394,9 +394,9 @@ TEST(ModelFiles, ErrorsOfFoldersNameWhatIsWrong) {
   EXPECT_EQ(with("mistral", {{"hidden_size", 24}}),
             "[load_model] tensor model.embed_tokens.weight has the shape (40, 16), expected (40, 24)");
   EXPECT_EQ(
-      with("mistral", {{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2}}}}),
-      "[load_model] config.json: rope scaling dynamic is not known; known are default, linear, llama3, yarn, "
-      "longrope");
+      with("mistral", {{"rope_scaling", {{"rope_type", "abf"}, {"factor", 2}}}}),
+      "[load_model] config.json: rope scaling abf is not known; known are default, linear, llama3, yarn, "
+      "longrope, dynamic");
   EXPECT_EQ(with("mistral", {{"rope_scaling", {{"rope_type", "yarn"}}}}),
             "[load_model] config.json, rope_scaling: the key factor is missing");
   EXPECT_EQ(with("llama3", {{"head_dim", int64_t{1} << 60}}),

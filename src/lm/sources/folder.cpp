@@ -13,15 +13,15 @@ FolderWeights::FolderWeights(const ModelFiles& files, Config config, Names names
   config_.check();
 }
 
-std::string FolderWeights::translate(const std::string& name) const {
-  std::string layer, part = name;
+std::string Names::translate(const std::string& name) const {
+  std::string prefix, part = name;
   if (name.starts_with("blk.")) {
     const size_t dot = name.find('.', 4);
-    layer = fmt::format(fmt::runtime(names_.layer), name.substr(4, dot - 4));
+    prefix = fmt::format(fmt::runtime(layer), name.substr(4, dot - 4));
     part = name.substr(dot + 1);
   }
-  for (auto& [canonical, file] : names_.parts)
-    if (canonical == part) return layer + file;
+  for (auto& [canonical, file] : parts)
+    if (canonical == part) return prefix + file;
   return {};
 }
 
