@@ -7,6 +7,17 @@
 
 namespace lazuli::lm {
 
+void Quantization::check(const std::function<void(const std::string&)>& fail) const {
+  auto among = [](int64_t n, std::initializer_list<int64_t> list) {
+    return std::find(list.begin(), list.end(), n) != list.end();
+  };
+  const bool known = mode == "affine" ? among(bits, {1, 2, 3, 4, 5, 6, 8}) && among(group_size, {32, 64, 128})
+                     : mode == "mxfp4" ? bits == 4 && group_size == 32
+                     : mode == "mxfp8" ? bits == 8 && group_size == 32
+                                       : mode == "nvfp4" && bits == 4 && group_size == 16;
+  if (!known) fail(fmt::format("{} bits of mode {} in groups of {} are not known", bits, mode, group_size));
+}
+
 FolderWeights::FolderWeights(const ModelFiles& files, Config config, Names names)
     : files_(files), names_(std::move(names)) {
   config_ = std::move(config);

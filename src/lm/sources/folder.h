@@ -3,6 +3,7 @@
 // Plain weights keep their dtype and are used where they are mapped; nothing is copied but norms and biases.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -17,6 +18,9 @@ namespace lazuli::lm {
 struct Quantization {
   int64_t group_size = 64, bits = 4;
   std::string mode = "affine";
+
+  // Calls `fail` with a text, and it does not return, if there is no such format.
+  void check(const std::function<void(const std::string&)>& fail) const;
 };
 
 // What the files call the parts of a layer, and what else differs between them.

@@ -380,16 +380,7 @@ Quantization quantization_of(const JsonConfig& j) {
   Quantization q{.group_size = j.get_or<int64_t>("group_size", 64),
                  .bits = j.get_or<int64_t>("bits", 4),
                  .mode = j.get_or<std::string>("mode", "affine")};
-  auto among = [](int64_t n, std::initializer_list<int64_t> list) {
-    return std::find(list.begin(), list.end(), n) != list.end();
-  };
-  const bool known = q.mode == "affine"
-                         ? among(q.bits, {1, 2, 3, 4, 5, 6, 8}) && among(q.group_size, {32, 64, 128})
-                     : q.mode == "mxfp4" ? q.bits == 4 && q.group_size == 32
-                     : q.mode == "mxfp8" ? q.bits == 8 && q.group_size == 32
-                                         : q.mode == "nvfp4" && q.bits == 4 && q.group_size == 16;
-  if (!known)
-    j.fail(fmt::format("{} bits of mode {} in groups of {} are not known", q.bits, q.mode, q.group_size));
+  q.check([&](const std::string& what) { j.fail(what); });
   return q;
 }
 
