@@ -11,6 +11,7 @@
 #include "lazuli/io/model_files.h"
 #include "lazuli/lm/convert.h"
 #include "lazuli/lm/model.h"
+#include "lazuli/ops.h"
 #include "lazuli/transforms.h"
 #include "tests/io/files.h"
 

@@ -34,7 +34,7 @@ Quantization complete(const MatrixFormat& f) {
 struct Planned {
   const RawTensor* source;
   int64_t matrix = -1;  // of experts with a tensor each
-  std::vector<TensorInfo> tensors;
+  std::vector<TensorInfo> tensors = {};
   std::optional<Quantization> quantization = std::nullopt;
   bool transposed = false;
   float offset = 0;
