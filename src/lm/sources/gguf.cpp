@@ -145,8 +145,10 @@ void exchange(K& keys, Config& c) {
 
   keys.field("expert_count", c.experts, 0);
   keys.field("expert_used_count", c.experts_used, 0);
-  keys.field("expert_feed_forward_length", c.expert_intermediate, c.intermediate);
-  keys.field("expert_weights_norm", c.normalize_experts, true);
+  if (K::kReads || c.experts > 0) {
+    keys.field("expert_feed_forward_length", c.expert_intermediate, c.intermediate);
+    keys.field("expert_weights_norm", c.normalize_experts, true);
+  }
 }
 
 class GgufWeights final : public Weights {
