@@ -34,7 +34,7 @@ const std::string kModels = LAZULI_TEST_DATA "/models/";
 std::vector<float> logits_of(const std::string& path, const json& tokens) {
   const std::vector<int32_t> ids = tokens;
   Model model = load_model(path);
-  Cache cache = model.make_cache();
+  Cache cache = model.make_cache({.dtype = float32});
   return model.all_logits(array(ids.data(), {1, std::ssize(ids)}, int32), cache).to_vector<float>();
 }
 double largest_difference(const std::vector<float>& got, const std::vector<float>& want) {

@@ -335,7 +335,8 @@ TEST(ModelCaches, HeadsThatNoGroupDividesAreAnError) {
 TEST(ModelFiles, DynamicRopeGrowsWithTheText) {
   const Reference r = references(true).at(0), plain = reference_of("qwen3");
   Model model = load(r);
-  Cache cache = model.make_cache(), within = model.make_cache(), single = model.make_cache();
+  Cache cache = model.make_cache(kExact), within = model.make_cache(kExact),
+        single = model.make_cache(kExact);
   array all = squeeze(model.all_logits(ids(r.tokens, 0, 10), cache), 0);
   for (int64_t i = 0; i < 10; ++i)
     expect_near(slice(all, {i, 0}, {i + 1, all.shape(1)}), r.logits[static_cast<size_t>(i)], 2e-4);
@@ -343,7 +344,7 @@ TEST(ModelFiles, DynamicRopeGrowsWithTheText) {
   // Rows of a batch have lengths of their own; one token after the other keeps the keys that are there.
   std::vector<int32_t> two(r.tokens);
   two.insert(two.end(), r.tokens.begin(), r.tokens.end());
-  Cache both = model.make_cache();
+  Cache both = model.make_cache(kExact);
   array rows = model(array(two.data(), {2, 10}, int32), both);
   expect_near(slice(rows, {1, 0}, {2, rows.shape(1)}), r.logits[9], 2e-4);
   for (size_t i = 0; i < 10; ++i) eval(model(ids(r.tokens, i, 1), single));
