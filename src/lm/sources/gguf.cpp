@@ -388,7 +388,7 @@ struct ScalingWriter {
     keys.set("rope.scaling.factor", factor);
   }
   void original(double context) const {
-    keys.set("rope.scaling.original_context_length", static_cast<int64_t>(context));
+    keys.set("rope.scaling.original_context_length", static_cast<int64_t>(std::min(context, 4e9)));
   }
   void factors(const char* name, const std::vector<float>& f) const {
     file.add(gguf_tensor(name, array(f.data(), {static_cast<int64_t>(f.size())}, float32)));

@@ -128,7 +128,8 @@ void exchange_gpt2(J& j, Config& c) {
   if constexpr (J::kReads) {
     c.kv_heads = c.heads;
     c.head_size = c.heads > 0 ? c.hidden / c.heads : 0;
-    if (c.hidden > 1 << 30) j.json.fail(fmt::format("a width of {} does not make a model", c.hidden));
+    if (c.hidden < 1 || c.hidden > 1 << 30)
+      j.json.fail(fmt::format("a width of {} does not make a model", c.hidden));
   }
   j.field("n_inner", c.intermediate, 4 * c.hidden);
   j.field("vocab_size", c.vocabulary);
@@ -202,6 +203,9 @@ Config read_config(const JsonConfig& j, const std::string& architecture) {
 
 using Ordered = nlohmann::ordered_json;
 
+// Positions are whole numbers; files may say anything.
+int64_t whole(double x) { return static_cast<int64_t>(std::min(x, 1e15)); }
+
 // rope_scaling, as transformers 4 and mlx-lm read it; transformers 5 still does.
 struct ScalingJson {
   const Config& c;
@@ -222,12 +226,12 @@ struct ScalingJson {
             {"factor", s.factor},
             {"low_freq_factor", s.low},
             {"high_freq_factor", s.high},
-            {"original_max_position_embeddings", static_cast<int64_t>(s.original_context)}};
+            {"original_max_position_embeddings", whole(s.original_context)}};
   }
   Ordered operator()(const YarnScaling& s) const {
     Ordered out{{"rope_type", "yarn"},
                 {"factor", s.factor},
-                {"original_max_position_embeddings", static_cast<int64_t>(s.original_context)},
+                {"original_max_position_embeddings", whole(s.original_context)},
                 {"beta_fast", s.beta_fast},
                 {"beta_slow", s.beta_slow}};
     if (s.magnitude) out["attention_factor"] = *s.magnitude;
@@ -285,7 +289,7 @@ void write_rope(Ordered& json, const Config& c, std::vector<std::string>& left_o
     json["partial_rotary_factor"] = static_cast<double>(c.rope.size) / static_cast<double>(c.head_size);
   json["rope_scaling"] = std::visit(ScalingJson{c, left_out}, c.rope.scaling);
   if (auto* s = std::get_if<LongRopeScaling>(&c.rope.scaling))
-    json["original_max_position_embeddings"] = static_cast<int64_t>(s->original_context);
+    json["original_max_position_embeddings"] = whole(s->original_context);
 }
 
 void write_windows(Ordered& json, const Config& c) {
