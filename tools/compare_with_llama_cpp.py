@@ -49,19 +49,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--lazuli", default="build/release/apps/lazuli/lazuli")
+    parser.add_argument("--lazuli-model", help="another file for lazuli, such as the same weights as F32")
     parser.add_argument("--text", default="/usr/share/common-licenses/Apache-2.0")
     args = parser.parse_args()
     run = lambda *options: subprocess.run([args.lazuli, *options], check=True, capture_output=True, text=True).stdout
+    mine = args.lazuli_model or args.model
     model = llama_cpp.Llama(args.model, n_ctx=512, verbose=False)
     for prompt in PROMPTS:
         theirs = greedy(model, prompt)
-        text = run("generate", "-q", "-m", args.model, "-p", prompt, "-n", str(TOKENS))
+        text = run("generate", "-q", "-m", mine, "-p", prompt, "-n", str(TOKENS))
         ours = model.tokenize(text.rstrip("\n").encode(), add_bos=False)
         equal = 0
         while equal < min(len(ours), len(theirs)) and ours[equal] == theirs[equal]:
             equal += 1
         print(f"{prompt!r}: the first {equal} of {len(theirs)} tokens are equal", flush=True)
-    ours = float(run("perplexity", "-m", args.model, "-f", args.text))
+    ours = float(run("perplexity", "-m", mine, "-f", args.text))
     theirs = perplexity(args.model, open(args.text).read())
     print(f"perplexity of {args.text}: {ours:.3f}, llama.cpp {theirs:.3f} ({100 * (ours / theirs - 1):+.2f}%)")
 
