@@ -331,6 +331,13 @@ def main():
                                    "beta_fast": 16.0, "beta_slow": 0.5}}.items():
         _, logits = build("qwen3", c | {"rope_scaling": scaling}, 4)
         add("qwen3-" + kind, logits, ["qwen3"], config={"rope_scaling": scaling})
+    # Dynamic NTK, beyond a context of 6: the base that transformers' _compute_dynamic_ntk_parameters gives for a text of
+    # this length (mlx-lm takes the number of heads for the length). Only for a text that is read at once.
+    scaling, context, dim = {"rope_type": "dynamic", "factor": 4.0}, 6, 8
+    base = 10000.0 * (scaling["factor"] * len(TOKENS) / context - (scaling["factor"] - 1)) ** (dim / (dim - 2))
+    _, logits = build("qwen3", c | {"rope_theta": base}, 4)
+    add("qwen3-dynamic", logits, ["qwen3"], whole=True,
+        config={"rope_scaling": scaling, "max_position_embeddings": context})
 
     c = config_of("qwen3_moe", 2, head_dim=8, num_experts=4, num_experts_per_tok=2, decoder_sparse_step=2,
                   mlp_only_layers=[], moe_intermediate_size=8, norm_topk_prob=True)

@@ -11,5 +11,6 @@ void add_info(CLI::App& app);
 void add_perplexity(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_quantize(CLI::App& app);
+void add_convert(CLI::App& app);
 
 }  // namespace lazuli::app

@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
   lazuli::app::add_perplexity(app);
   lazuli::app::add_bench(app);
   lazuli::app::add_quantize(app);
+  lazuli::app::add_convert(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -4,10 +4,9 @@
 #include <stdexcept>
 #include <unordered_set>
 
-#include "io/atomic_file.h"
 #include "io/error.h"
 #include "io/source.h"
-#include "lazuli/io/gguf.h"
+#include "lazuli/io/tensor_writer.h"
 
 namespace lazuli {
 namespace {
@@ -62,15 +61,9 @@ void check(const GgufTensor& t, std::unordered_set<std::string_view>& names) {
   if (!names.insert(t.name).second) fail("the name is used twice");
   if (t.shape.size() > kMostDimensions)
     fail(fmt::format("at most {} axes are possible, found shape {}", kMostDimensions, to_string(t.shape)));
-  int64_t bytes = ggml_bytes(t.type, t.size());
-  if (static_cast<int64_t>(t.bytes.size()) != bytes)
-    fail(fmt::format("shape {} of {} takes {} bytes, found {}", to_string(t.shape), ggml_info(t.type).name,
-                     bytes, t.bytes.size()));
 }
 
-}  // namespace
-
-void save_gguf(const std::string& file, const GgufMetadata& metadata, std::span<const GgufTensor> tensors) {
+std::string header_of(const GgufMetadata& metadata, std::span<const GgufTensor> tensors) {
   uint64_t alignment = alignment_of(metadata);
   std::string header = "GGUF";
   put(header, kVersion);
@@ -100,17 +93,34 @@ void save_gguf(const std::string& file, const GgufMetadata& metadata, std::span<
     for (size_t axis = t.shape.size(); axis-- > 0;) put(header, static_cast<uint64_t>(t.shape[axis]));
     put(header, static_cast<uint32_t>(t.type));
     put(header, offset);
-    offset += t.bytes.size() + padding(t.bytes.size(), alignment);
+    const auto bytes = static_cast<uint64_t>(ggml_bytes(t.type, t.size()));
+    offset += bytes + padding(bytes, alignment);
   }
   header.append(padding(header.size(), alignment), '\0');
+  return header;
+}
 
-  io::AtomicFile out("save_gguf", file);
-  out.write(header.data(), header.size());
-  const std::string zeros(alignment, '\0');
-  for (const GgufTensor& t : tensors) {
-    if (!t.bytes.empty()) out.write(reinterpret_cast<const char*>(t.bytes.data()), t.bytes.size());
-    out.write(zeros.data(), padding(t.bytes.size(), alignment));
-  }
+}  // namespace
+
+GgufWriter::GgufWriter(const std::string& file, const GgufMetadata& metadata,
+                       std::span<const GgufTensor> tensors)
+    : TensorWriter("save_gguf", file, header_of(metadata, tensors), [&] {
+        std::vector<Part> parts;
+        for (const GgufTensor& t : tensors) {
+          const auto bytes = static_cast<uint64_t>(ggml_bytes(t.type, t.size()));
+          parts.push_back({t.name, bytes, padding(bytes, alignment_of(metadata))});
+        }
+        return parts;
+      }()) {}
+
+void save_gguf(const std::string& file, const GgufMetadata& metadata, std::span<const GgufTensor> tensors) {
+  for (const GgufTensor& t : tensors)
+    if (const int64_t bytes = ggml_bytes(t.type, t.size()); static_cast<int64_t>(t.bytes.size()) != bytes)
+      throw std::invalid_argument(
+          fmt::format("[save_gguf] tensor {}: shape {} of {} takes {} bytes, found {}", io::printable(t.name),
+                      to_string(t.shape), ggml_info(t.type).name, bytes, t.bytes.size()));
+  GgufWriter out(file, metadata, tensors);
+  for (const GgufTensor& t : tensors) out.write(t.bytes);
   out.commit();
 }
 

@@ -11,8 +11,8 @@ namespace lazuli::lm {
 void Decoder::begin(const Weights& w) {
   embedding_ = w.embedding("token_embd", config_.vocabulary, config_.hidden);
   config_.vocabulary = embedding_.rows();
-  // Without an output matrix the embedding is used for both. It is the largest one: packed first, its pages of
-  // the file are given back before the others are there.
+  // Without an output matrix the embedding is used for both. It is the largest one: packed first, its pages
+  // of the file are given back before the others are there.
   const bool own = !config_.tied && w.has("output");
   head_ = w.linear(own ? "output" : "token_embd", config_.vocabulary, config_.hidden);
 }

@@ -1,12 +1,11 @@
 #include <concepts>
 
 #include "lazuli/lm/model.h"
+#include "lm/tokenizer/pipeline.h"
 
 namespace lazuli::lm {
 
-namespace {
-
-std::optional<MetadataValue> look_up(const GgufMetadata& metadata, std::string_view key) {
+std::optional<MetadataValue> metadata_value(const GgufMetadata& metadata, std::string_view key) {
   const GgufValue* value = metadata.find(key);
   if (!value) return std::nullopt;
   return std::visit(
@@ -28,11 +27,10 @@ std::optional<MetadataValue> look_up(const GgufMetadata& metadata, std::string_v
       *value);
 }
 
-}  // namespace
-
 Tokenizer load_tokenizer(const ModelFiles& files) {
   if (!files.gguf) return Tokenizer::from_file(files.folder);
-  return Tokenizer::from_metadata([&](std::string_view key) { return look_up(files.gguf->metadata, key); });
+  return Tokenizer::from_metadata(
+      [&](std::string_view key) { return metadata_value(files.gguf->metadata, key); });
 }
 
 }  // namespace lazuli::lm

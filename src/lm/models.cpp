@@ -11,17 +11,18 @@ namespace lazuli::lm {
 
 std::span<const Architecture> architectures() {
   static constexpr Architecture all[] = {
-      {"llama", "llama", load_llama},  // Llama 1 to 3, SmolLM2
-      {"llama", "mistral", load_llama},
-      {"llama", "mixtral", load_llama},
-      {"qwen2", "qwen2", load_qwen},
-      {"qwen3", "qwen3", load_qwen},
-      {"qwen3moe", "qwen3_moe", load_qwen},
-      {"gemma2", "gemma2", load_gemma},
-      {"gemma3", "gemma3_text", load_gemma},
-      {"gemma3", "gemma3", load_gemma},  // with a vision part, which is left aside
-      {"phi3", "phi3", load_phi3},
-      {"gpt2", "gpt2", load_gpt2},
+      {"llama", "llama", "LlamaForCausalLM", load_llama},  // Llama 1 to 3, SmolLM2
+      {"llama", "mistral", "MistralForCausalLM", load_llama},
+      {"llama", "mixtral", "MixtralForCausalLM", load_llama},
+      {"qwen2", "qwen2", "Qwen2ForCausalLM", load_qwen},
+      {"qwen3", "qwen3", "Qwen3ForCausalLM", load_qwen},
+      {"qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", load_qwen},
+      {"gemma2", "gemma2", "Gemma2ForCausalLM", load_gemma},
+      {"gemma3", "gemma3_text", "Gemma3ForCausalLM", load_gemma},
+      {"gemma3", "gemma3", "Gemma3ForConditionalGeneration",
+       load_gemma},  // with a vision part, which is left aside
+      {"phi3", "phi3", "Phi3ForCausalLM", load_phi3},
+      {"gpt2", "gpt2", "GPT2LMHeadModel", load_gpt2},
   };
   return all;
 }
@@ -49,6 +50,13 @@ const Architecture* find_model_type(std::string_view type) {
   for (const Architecture& a : architectures())
     if (a.model_type == type) return &a;
   return nullptr;
+}
+
+const Architecture& architecture_of(const Config& c) {
+  std::string_view type;
+  if (c.architecture == "llama") type = c.experts > 0 ? "mixtral" : c.window > 0 ? "mistral" : "llama";
+  const Architecture* found = type.empty() ? nullptr : find_model_type(type);
+  return found ? *found : find_architecture(c.architecture);
 }
 
 std::string known_model_types() { return known(&Architecture::model_type); }

@@ -39,26 +39,7 @@ void expect_factors(const Rope& r, size_t found) {
         fmt::format("[load_model] rope scaling has {} factors, expected {}", found, r.size / 2));
 }
 
-}  // namespace
-
-array rope(const array& x, const Rope& o, const Position& position) {
-  const auto base = o.periods ? std::nullopt : std::optional(o.base);
-  const int size = static_cast<int>(o.size);
-  array in = x;
-  if (o.magnitude != 1) {
-    const int64_t d = x.shape(-1);
-    if (o.size == d) {
-      in = x * array(o.magnitude);
-    } else {
-      array turns = less(arange(0.0, static_cast<double>(d), int32), array(static_cast<int32_t>(o.size)));
-      in = x * where(turns, array(o.magnitude), array(1.0f));
-    }
-  }
-  if (auto* at = std::get_if<int64_t>(&position))
-    return fast::rope(in, size, o.traditional, base, o.scale, static_cast<int>(*at), o.periods);
-  return fast::rope(in, size, o.traditional, base, o.scale, std::get<array>(position), o.periods);
-}
-
+// Periods base^(2i / size), each times factors[i].
 void scale_periods(Rope& r, const std::vector<float>& factors) {
   expect_factors(r, factors.size());
   auto p = periods_of(r);
@@ -66,12 +47,7 @@ void scale_periods(Rope& r, const std::vector<float>& factors) {
   set_periods(r, p);
 }
 
-void stretch(Rope& r, double factor) {
-  expect_positive(factor, "a factor");
-  r.scale = static_cast<float>(1 / factor);
-}
-
-void apply(Rope& r, const Llama3Scaling& s) {
+void stretch(Rope& r, const Llama3Scaling& s) {
   expect_positive(s.factor, "a factor");
   auto p = periods_of(r);
   for (double& period : p) {
@@ -86,7 +62,7 @@ void apply(Rope& r, const Llama3Scaling& s) {
   set_periods(r, p);
 }
 
-void apply(Rope& r, const YarnScaling& s) {
+void stretch(Rope& r, const YarnScaling& s) {
   expect_positive(s.factor, "a factor");
   expect_positive(s.original_context, "an original context");
   auto p = periods_of(r);
@@ -106,13 +82,81 @@ void apply(Rope& r, const YarnScaling& s) {
   r.magnitude = static_cast<float>(s.magnitude.value_or(s.factor > 1 ? 0.1 * std::log(s.factor) + 1 : 1));
 }
 
-void apply(Rope& r, const LongRopeScaling& s) {
+void stretch(Rope& r, const LongRopeScaling& s) {
   expect_positive(s.context, "a context");
   expect_positive(s.original_context, "an original context");
   const double factor = s.context / s.original_context;
   scale_periods(r, factor > 1 ? s.long_factors : s.short_factors);
   r.magnitude = static_cast<float>(s.magnitude.value_or(
       factor > 1 ? std::sqrt(1 + std::log(factor) / std::log(std::max(s.original_context, 2.0))) : 1));
+}
+
+void stretch(Rope& r, const LinearScaling& s) {
+  expect_positive(s.factor, "a factor");
+  r.scale = static_cast<float>(1 / s.factor);
+}
+
+void stretch(Rope& r, const FactorScaling& s) { scale_periods(r, s.factors); }
+
+void stretch(Rope& r, const DynamicScaling& s) {
+  expect_positive(s.factor, "a factor");
+  expect_positive(s.context, "an original context");
+  if (s.factor < 1 || r.size < 4)
+    throw std::runtime_error(fmt::format(
+        "[load_model] dynamic rope scaling by {} over {} features is not possible", s.factor, r.size));
+}
+
+void stretch(Rope&, std::monostate) {}
+
+// The base for a text of `length` tokens.
+float base_of(const Rope& o, int64_t length) {
+  const auto* d = std::get_if<DynamicScaling>(&o.scaling);
+  const auto n = static_cast<double>(length);
+  if (!d || n <= d->context) return o.base;
+  const auto size = static_cast<double>(o.size);
+  return static_cast<float>(static_cast<double>(o.base) *
+                            std::pow(d->factor * n / d->context - (d->factor - 1), size / (size - 2)));
+}
+
+// Rows of a batch have different lengths, and so different bases.
+array rope_of_rows(const array& x, Rope o, const array& positions) {
+  const auto first = astype(positions, int32).to_vector<int32_t>();
+  std::vector<array> rows;
+  for (int64_t b = 0; b < x.shape(0); ++b) {
+    Rope row = o;
+    row.base = base_of(o, first[static_cast<size_t>(b)] + x.shape(2));
+    row.scaling = {};
+    rows.push_back(rope(slice(x, {b, 0, 0, 0}, {b + 1, x.shape(1), x.shape(2), x.shape(3)}), row,
+                        slice(positions, {b}, {b + 1})));
+  }
+  return concatenate(rows, 0);
+}
+
+}  // namespace
+
+array rope(const array& x, const Rope& o, const Position& position) {
+  const auto* at = std::get_if<int64_t>(&position);
+  if (!at && std::holds_alternative<DynamicScaling>(o.scaling) && std::get<array>(position).ndim() == 1)
+    return rope_of_rows(x, o, std::get<array>(position));
+  const auto base = o.periods ? std::nullopt : std::optional(at ? base_of(o, *at + x.shape(2)) : o.base);
+  const int size = static_cast<int>(o.size);
+  array in = x;
+  if (o.magnitude != 1) {
+    const int64_t d = x.shape(-1);
+    if (o.size == d) {
+      in = x * array(o.magnitude);
+    } else {
+      array turns = less(arange(0.0, static_cast<double>(d), int32), array(static_cast<int32_t>(o.size)));
+      in = x * where(turns, array(o.magnitude), array(1.0f));
+    }
+  }
+  if (at) return fast::rope(in, size, o.traditional, base, o.scale, static_cast<int>(*at), o.periods);
+  return fast::rope(in, size, o.traditional, base, o.scale, std::get<array>(position), o.periods);
+}
+
+void apply(Rope& r, const RopeScaling& scaling) {
+  std::visit([&](const auto& s) { stretch(r, s); }, scaling);
+  r.scaling = scaling;
 }
 
 }  // namespace lazuli::lm

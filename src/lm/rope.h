@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <variant>
 #include <vector>
 
 #include "lazuli/array.h"
@@ -11,35 +12,28 @@
 
 namespace lazuli::lm {
 
-// Rotary positions of (batch, heads, positions, head size); see fast::rope.
-struct Rope {
-  int64_t size = 0;  // features that turn
-  bool traditional = false;
-  float base = 10000, scale = 1;
-  // Instead of the base: pair i turns by position / periods[i].
-  std::optional<array> periods = std::nullopt;
-  float magnitude = 1;  // of the features that turn, afterwards
-};
-array rope(const array& x, const Rope& options, const Position& position);
-
-// Periods base^(2i / size), each times factors[i] (of size / 2 elements).
-void scale_periods(Rope& rope, const std::vector<float>& factors);
+// Ways to stretch rotary positions. What `factor` and contexts are is what configurations call so.
 
 // Linear scaling (Chen et al., 2023): all positions closer together.
-void stretch(Rope& rope, double factor);
+struct LinearScaling {
+  double factor;
+};
+
+// A factor for each period, computed by whoever wrote the file: Llama 3.1 in GGUF.
+struct FactorScaling {
+  std::vector<float> factors;  // size / 2
+};
 
 // Llama 3.1: long periods are stretched by `factor`, short ones stay, those between are blended.
 struct Llama3Scaling {
   double factor, low = 1, high = 4, original_context = 8192;
 };
-void apply(Rope& rope, const Llama3Scaling& scaling);
 
 // YaRN (Peng et al., 2023): the same idea with other bounds, and larger queries and keys.
 struct YarnScaling {
   double factor, original_context, beta_fast = 32, beta_slow = 1;
   std::optional<double> magnitude = std::nullopt;  // default: 0.1 ln(factor) + 1
 };
-void apply(Rope& rope, const YarnScaling& scaling);
 
 // LongRoPE (Ding et al., 2024), of Phi-3: a factor for each period, and larger queries and keys. Models have
 // other factors for short texts. As in mlx-lm those for long texts are always used if the model has a longer
@@ -49,6 +43,31 @@ struct LongRopeScaling {
   double context, original_context;
   std::optional<double> magnitude = std::nullopt;
 };
-void apply(Rope& rope, const LongRopeScaling& scaling);
+
+// Dynamic NTK (u/emozilla, 2023): nothing changes up to the model's context; a longer text of n tokens has
+// the base times (factor n / context - (factor - 1))^(size / (size - 2)). n is the length of the text when
+// keys and queries are computed, and keys in a cache keep the base they got, as in transformers and mlx-lm:
+// beyond the context results depend on the pieces in which a text is read.
+struct DynamicScaling {
+  double factor, context;
+};
+
+using RopeScaling = std::variant<std::monostate, LinearScaling, FactorScaling, Llama3Scaling, YarnScaling,
+                                 LongRopeScaling, DynamicScaling>;
+
+// Rotary positions of (batch, heads, positions, head size); see fast::rope.
+struct Rope {
+  int64_t size = 0;  // features that turn
+  bool traditional = false;
+  float base = 10000, scale = 1;
+  // Instead of the base: pair i turns by position / periods[i].
+  std::optional<array> periods = std::nullopt;
+  float magnitude = 1;  // of the features that turn, afterwards
+  RopeScaling scaling = {};
+};
+array rope(const array& x, const Rope& options, const Position& position);
+
+// Stretches; scale, periods and magnitude follow from size, base and `scaling`.
+void apply(Rope& rope, const RopeScaling& scaling);
 
 }  // namespace lazuli::lm

@@ -13,6 +13,7 @@
 #include "lazuli/io/model_files.h"
 #include "lm/config.h"
 #include "lm/layers.h"
+#include "lm/sources/raw_tensor.h"
 
 namespace lazuli::lm {
 
@@ -37,6 +38,9 @@ class Weights {
   // One matrix (rows, columns) for each expert.
   virtual ExpertMatrices experts(const std::string& name, int64_t count, int64_t rows,
                                  int64_t columns) const = 0;
+  // Everything that the model is made of, for conversions; `left_out` gets the names of what is not. The
+  // files must live as long as the result.
+  virtual std::vector<RawTensor> raw(std::vector<std::string>& left_out) const = 0;
   // Bytes of all weights handed out.
   size_t bytes() const { return bytes_; }
 
@@ -49,5 +53,9 @@ class Weights {
 // and for configurations that lack a key or hold what is not understood.
 std::unique_ptr<Weights> open_weights(const ModelFiles& files);
 std::unique_ptr<Weights> open_gguf(const Gguf& file);
+
+// The metadata, but for the tokenizer, and the tensors of factors that a GGUF file has of a configuration.
+// `left_out` gets what the format cannot say.
+void write_gguf_config(const Config& config, Gguf& file, std::vector<std::string>& left_out);
 
 }  // namespace lazuli::lm

@@ -114,6 +114,31 @@ TEST(Program, QuantizesAFile) {
   EXPECT_EQ(read_file(out), before);
 }
 
+TEST(Program, ConvertsBetweenLayouts) {
+  Folder folder;
+  const std::string hf = folder / "hf", gguf = folder / "a.gguf", mlx = folder / "mlx";
+  const std::string text = lazuli_program("generate -q -m " + kModel + " -p abc -n 8").out;
+  Result r = lazuli_program("convert -m " + kModel + " -o '" + hf + "'");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(r.out, HasSubstr("bits a weight"));
+  EXPECT_EQ(lazuli_program("convert -m '" + hf + "' -o '" + gguf + "'").code, 0);
+  for (const std::string& path : {hf, gguf})
+    EXPECT_EQ(lazuli_program("generate -q -m '" + path + "' -p abc -n 8").out, text);
+  r = lazuli_program("quantize -m '" + hf + "' -o '" + mlx + "' --mode mxfp4");
+  EXPECT_EQ(r.code, 0) << r.err;
+  r = lazuli_program("info '" + mlx + "' --tensors");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(r.out, HasSubstr("Hugging Face's layout"));
+  EXPECT_THAT(r.out, HasSubstr("quantization.mode"));
+  EXPECT_THAT(r.out, HasSubstr("mxfp4 4"));
+  EXPECT_THAT(r.out, HasSubstr("model.layers.1.mlp.down_proj.weight"));
+  EXPECT_THAT(lazuli_program("convert -m '" + hf + "' -o '" + mlx + "'").err, HasSubstr("exists; --force"));
+  EXPECT_THAT(lazuli_program("convert -m '" + hf + "' -o '" + gguf + "' --force --bits 4").err,
+              HasSubstr("a mode of quantization is for folders"));
+  EXPECT_THAT(lazuli_program("info " LAZULI_TEST_DATA "/models/mistral-mistral").out,
+              HasSubstr("Mistral's layout"));
+}
+
 TEST(Program, MeasuresPerplexityAndSpeed) {
   Folder folder;
   std::string text;
@@ -177,7 +202,7 @@ TEST(Program, MistakesAreOneClearLine) {
 }
 
 TEST(Program, HelpHasExamples) {
-  for (const char* command : {"", "generate", "info", "perplexity", "bench", "quantize", "chat"}) {
+  for (const char* command : {"", "generate", "info", "perplexity", "bench", "quantize", "convert", "chat"}) {
     Result r = lazuli_program(std::string(command) + " --help");
     EXPECT_EQ(r.code, 0);
     EXPECT_THAT(r.out, HasSubstr("Example")) << command;

@@ -33,12 +33,13 @@ struct Reference {
 };
 void PrintTo(const Reference& r, std::ostream* os) { *os << r.file << " " << r.config; }
 
-std::vector<Reference> references() {
+// `whole`: those that hold for a text that is read at once only.
+std::vector<Reference> references(bool whole = false) {
   std::ifstream in(kFolder + "logits.json");
   std::vector<Reference> all;
   const auto rows = nlohmann::json::parse(in);
   for (auto& row : rows)
-    for (auto& file : row.at("files"))
+    for (auto& file : row.value("whole", false) == whole ? row.at("files") : nlohmann::json::array())
       all.push_back(
           {file, row.at("tokens"), row.at("logits"), row.value("config", nlohmann::json::object())});
   return all;
@@ -330,6 +331,26 @@ TEST(ModelCaches, HeadsThatNoGroupDividesAreAnError) {
             "[make_cache] heads of 8 features cannot be quantized: groups of 32 elements must divide them");
 }
 
+// Dynamic rope changes nothing up to the context, and beyond it the base follows the length.
+TEST(ModelFiles, DynamicRopeGrowsWithTheText) {
+  const Reference r = references(true).at(0), plain = reference_of("qwen3");
+  Model model = load(r);
+  Cache cache = model.make_cache(kExact), within = model.make_cache(kExact),
+        single = model.make_cache(kExact);
+  array all = squeeze(model.all_logits(ids(r.tokens, 0, 10), cache), 0);
+  for (int64_t i = 0; i < 10; ++i)
+    expect_near(slice(all, {i, 0}, {i + 1, all.shape(1)}), r.logits[static_cast<size_t>(i)], 2e-4);
+  for (size_t i = 0; i < 6; ++i) expect_near(model(ids(r.tokens, i, 1), within), plain.logits[i], 2e-4);
+  // Rows of a batch have lengths of their own; one token after the other keeps the keys that are there.
+  std::vector<int32_t> two(r.tokens);
+  two.insert(two.end(), r.tokens.begin(), r.tokens.end());
+  Cache both = model.make_cache(kExact);
+  array rows = model(array(two.data(), {2, 10}, int32), both);
+  expect_near(slice(rows, {1, 0}, {2, rows.shape(1)}), r.logits[9], 2e-4);
+  for (size_t i = 0; i < 10; ++i) eval(model(ids(r.tokens, i, 1), single));
+  EXPECT_EQ(single.length(), 10);
+}
+
 TEST(ModelFiles, ErrorsNameWhatIsWrong) {
   Gguf file = load_gguf(kFolder + "llama.gguf");
   auto fails = [&](auto change) {
@@ -394,9 +415,9 @@ TEST(ModelFiles, ErrorsOfFoldersNameWhatIsWrong) {
   EXPECT_EQ(with("mistral", {{"hidden_size", 24}}),
             "[load_model] tensor model.embed_tokens.weight has the shape (40, 16), expected (40, 24)");
   EXPECT_EQ(
-      with("mistral", {{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2}}}}),
-      "[load_model] config.json: rope scaling dynamic is not known; known are default, linear, llama3, yarn, "
-      "longrope");
+      with("mistral", {{"rope_scaling", {{"rope_type", "abf"}, {"factor", 2}}}}),
+      "[load_model] config.json: rope scaling abf is not known; known are default, linear, llama3, yarn, "
+      "longrope, dynamic");
   EXPECT_EQ(with("mistral", {{"rope_scaling", {{"rope_type", "yarn"}}}}),
             "[load_model] config.json, rope_scaling: the key factor is missing");
   EXPECT_EQ(with("llama3", {{"head_dim", int64_t{1} << 60}}),

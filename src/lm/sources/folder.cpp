@@ -7,21 +7,32 @@
 
 namespace lazuli::lm {
 
+void Quantization::check(const std::function<void(const std::string&)>& fail) const {
+  auto among = [](int64_t n, std::initializer_list<int64_t> list) {
+    return std::find(list.begin(), list.end(), n) != list.end();
+  };
+  const bool known = mode == "affine" ? among(bits, {1, 2, 3, 4, 5, 6, 8}) && among(group_size, {32, 64, 128})
+                     : mode == "mxfp4" ? bits == 4 && group_size == 32
+                     : mode == "mxfp8" ? bits == 8 && group_size == 32
+                                       : mode == "nvfp4" && bits == 4 && group_size == 16;
+  if (!known) fail(fmt::format("{} bits of mode {} in groups of {} are not known", bits, mode, group_size));
+}
+
 FolderWeights::FolderWeights(const ModelFiles& files, Config config, Names names)
     : files_(files), names_(std::move(names)) {
   config_ = std::move(config);
   config_.check();
 }
 
-std::string FolderWeights::translate(const std::string& name) const {
-  std::string layer, part = name;
+std::string Names::translate(const std::string& name) const {
+  std::string prefix, part = name;
   if (name.starts_with("blk.")) {
     const size_t dot = name.find('.', 4);
-    layer = fmt::format(fmt::runtime(names_.layer), name.substr(4, dot - 4));
+    prefix = fmt::format(fmt::runtime(layer), name.substr(4, dot - 4));
     part = name.substr(dot + 1);
   }
-  for (auto& [canonical, file] : names_.parts)
-    if (canonical == part) return layer + file;
+  for (auto& [canonical, file] : parts)
+    if (canonical == part) return prefix + file;
   return {};
 }
 

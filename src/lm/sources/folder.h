@@ -3,6 +3,7 @@
 // Plain weights keep their dtype and are used where they are mapped; nothing is copied but norms and biases.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -17,6 +18,9 @@ namespace lazuli::lm {
 struct Quantization {
   int64_t group_size = 64, bits = 4;
   std::string mode = "affine";
+
+  // Calls `fail` with a text, and it does not return, if there is no such format.
+  void check(const std::function<void(const std::string&)>& fail) const;
 };
 
 // What the files call the parts of a layer, and what else differs between them.
@@ -30,6 +34,9 @@ struct Names {
   Quantization quantization = {};
   std::map<std::string, Quantization> own_quantization = {};
   float norm_offset = 0;  // added to weights of norms: Gemma's are stored minus 1
+
+  // The files' name of a canonical one without ".weight" ("blk.3.attn_q", "output"); empty if there is none.
+  std::string translate(const std::string& name) const;
 };
 
 class FolderWeights final : public Weights {
@@ -44,10 +51,11 @@ class FolderWeights final : public Weights {
   Embedding embedding(const std::string& name, int64_t rows, int64_t columns) const override;
   ExpertMatrices experts(const std::string& name, int64_t count, int64_t rows,
                          int64_t columns) const override;
+  std::vector<RawTensor> raw(std::vector<std::string>& left_out) const override;
 
  private:
-  // The files' name of "blk.3.attn_q"; empty if there is none.
-  std::string translate(const std::string& name) const;
+  RawTensor raw_tensor(std::string name, const std::vector<std::string>& files) const;
+  std::string translate(const std::string& name) const { return names_.translate(name); }
   const array& tensor(const std::string& name, const Shape& shape) const;
   // Whether NAME.weight has scales, and the matrix, whose values have the shape `shape`.
   bool quantized(const std::string& name) const { return files_.weights.contains(name + ".scales"); }
@@ -61,5 +69,11 @@ class FolderWeights final : public Weights {
 
 std::unique_ptr<Weights> open_hugging_face(const ModelFiles& files);
 std::unique_ptr<Weights> open_mistral(const ModelFiles& files);
+
+// What is written where a folder in Hugging Face's layout is made.
+enum class FolderStyle { transformers, mlx };
+Names hugging_face_names(const std::string& architecture, FolderStyle style);
+// config.json of a model whose files said it in another way.
+std::string hugging_face_config(const Config& config, std::vector<std::string>& left_out);
 
 }  // namespace lazuli::lm

@@ -66,20 +66,30 @@ void check_sizes(const TokenizerData& d) {
 
 }  // namespace
 
-std::vector<PreTokenizer> named_pre_tokenizers(std::string_view name) {
+const std::vector<std::string_view>& named_patterns(std::string_view name) {
   for (const Named& row : table()) {
     std::string names = " " + std::string(row.names) + " ";
-    if (name.find(' ') != std::string_view::npos ||
-        names.find(" " + std::string(name) + " ") == std::string::npos)
-      continue;
-    std::vector<PreTokenizer> out;
-    for (std::string_view pattern : row.patterns) {
-      Regex regex(pattern);
-      out.push_back([regex](Pieces& pieces) { split(pieces, regex, Behavior::isolated, false); });
-    }
-    return out;
+    if (name.find(' ') == std::string_view::npos &&
+        names.find(" " + std::string(name) + " ") != std::string::npos)
+      return row.patterns;
   }
   throw std::runtime_error(fmt::format("the pre-tokenizer '{}' is not known", name.substr(0, 80)));
+}
+
+std::string_view name_of_patterns(const std::vector<std::string>& patterns) {
+  for (const Named& row : table())
+    if (std::equal(patterns.begin(), patterns.end(), row.patterns.begin(), row.patterns.end()))
+      return row.names.substr(0, row.names.find(' '));
+  return {};
+}
+
+std::vector<PreTokenizer> named_pre_tokenizers(std::string_view name) {
+  std::vector<PreTokenizer> out;
+  for (std::string_view pattern : named_patterns(name)) {
+    Regex regex(pattern);
+    out.push_back([regex](Pieces& pieces) { split(pieces, regex, Behavior::isolated, false); });
+  }
+  return out;
 }
 
 PipelinePointer from_data(TokenizerData d, std::string chat_template) {

@@ -60,6 +60,13 @@ PipelinePointer from_data(TokenizerData data, std::string chat_template);
 
 // The pre-tokenizers that GGUF files know by name; throws std::runtime_error for another name.
 std::vector<PreTokenizer> named_pre_tokenizers(std::string_view name);
+// Their patterns, each of which isolates what it matches, one after the other.
+const std::vector<std::string_view>& named_patterns(std::string_view name);
+// The first name that stands for these patterns; empty if there is none.
+std::string_view name_of_patterns(const std::vector<std::string>& patterns);
+
+// A GGUF file's keys as plain data; throws as Tokenizer::from_metadata does, without its prefix.
+TokenizerData data_from_metadata(const MetadataLookup& lookup, std::string& chat_template);
 
 // Where SentencePiece models and GGUF's "llama" and "t5" meet.
 struct SentencePieceParts {
@@ -68,6 +75,7 @@ struct SentencePieceParts {
   std::vector<float> scores;
   std::vector<TokenType> types;
   SentencePieceNormalizer normalizer;
+  std::string charsmap;  // of the normalizer, as files hold it
   bool byte_fallback = false;
   std::string unk_surface = " \u2047 ";
   std::optional<int32_t> bos, eos, unk, pad;
@@ -76,5 +84,15 @@ struct SentencePieceParts {
   std::string chat_template;
 };
 PipelinePointer make_sentencepiece(SentencePieceParts parts);
+SentencePieceParts parse_sentencepiece(std::string_view bytes, std::string_view config);
 
 }  // namespace lazuli::lm::tokenization
+
+namespace lazuli {
+class GgufMetadata;
+}
+
+namespace lazuli::lm {
+// A metadata value as Tokenizer::from_metadata takes it.
+std::optional<MetadataValue> metadata_value(const GgufMetadata& metadata, std::string_view key);
+}  // namespace lazuli::lm

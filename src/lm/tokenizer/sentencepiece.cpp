@@ -102,7 +102,7 @@ void read_piece(const Message::Field& field, SentencePieceParts& out) {
 
 }  // namespace
 
-PipelinePointer read_sentencepiece(std::string_view bytes, std::string_view config) {
+SentencePieceParts parse_sentencepiece(std::string_view bytes, std::string_view config) {
   SentencePieceParts parts;
   parts.normalizer.remove_extra_whitespaces = true;
   uint64_t model_type = 1;
@@ -124,13 +124,14 @@ PipelinePointer read_sentencepiece(std::string_view bytes, std::string_view conf
       }
     } else if (field.number == 3) {
       for (Message::Field f; part.next(f);) {
-        if (f.wire == 2 && f.number == 2) parts.normalizer.map = Charsmap(f.bytes);
+        if (f.wire == 2 && f.number == 2) parts.charsmap = f.bytes;
         if (f.wire == 0 && f.number == 3) parts.normalizer.add_dummy_prefix = f.value != 0;
         if (f.wire == 0 && f.number == 4) parts.normalizer.remove_extra_whitespaces = f.value != 0;
         if (f.wire == 0 && f.number == 5) parts.normalizer.escape_whitespaces = f.value != 0;
       }
     }
   }
+  parts.normalizer.map = Charsmap(parts.charsmap);
   if (model_type != 1 && model_type != 2)
     throw std::runtime_error(fmt::format(
         "SentencePiece: a model of type {} is not supported, only unigram (1) and BPE (2)", model_type));
@@ -152,7 +153,11 @@ PipelinePointer read_sentencepiece(std::string_view bytes, std::string_view conf
     parts.add_eos = boolean(root, "add_eos_token", parts.add_eos);
     if (auto it = root.find("chat_template"); it != root.end() && it->is_string()) parts.chat_template = *it;
   }
-  return make_sentencepiece(std::move(parts));
+  return parts;
+}
+
+PipelinePointer read_sentencepiece(std::string_view bytes, std::string_view config) {
+  return make_sentencepiece(parse_sentencepiece(bytes, config));
 }
 
 PipelinePointer make_sentencepiece(SentencePieceParts parts) {
