@@ -6,7 +6,8 @@ file(GLOB LAZULI_CUDA_SOURCES CONFIGURE_DEPENDS src/backend/cuda/*.cpp)
 target_sources(lazuli PRIVATE ${LAZULI_CUDA_SOURCES})
 target_compile_definitions(lazuli PRIVATE LAZULI_CUDA=1)
 target_include_directories(lazuli SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
-target_link_libraries(lazuli PRIVATE $<BUILD_INTERFACE:CUDA::cudart_static> ${CMAKE_DL_LIBS})
+target_link_libraries(lazuli PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
+set(LAZULI_PC_CUDA "-L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -lrt -ldl")
 lazuli_write_families(cuda)
 
 # The text that NVRTC compiles in front of generated kernels.

@@ -130,7 +130,9 @@ TEST(Reduce, LongAndWideExtents) {
           ASSERT_NEAR(got[i], expected[i], c.inexact ? error * (40 + std::abs(expected[i])) : 0) << what;
         }
         // The layout does not matter to a bit (on a GPU it does: threads go along memory), nor does fusion.
-        EXPECT_TRUE(default_device() == Device::gpu || same_bits(r, c.op(transpose(contiguous(transpose(a))), axes, false, {}))) << what;
+        EXPECT_TRUE(default_device() == Device::gpu ||
+                    same_bits(r, c.op(transpose(contiguous(transpose(a))), axes, false, {})))
+            << what;
         array b = a, fused = c.op(multiply(add(a, a), b), axes, false, {});
         array product = multiply(add(a, a), b);
         product.eval();

@@ -196,7 +196,8 @@ TEST(Device, NoGpuIsAnError) {
   if (!is_available(Device::gpu)) {  // no backend in this build, no driver, or no GPU
     const std::string why = message_of<std::invalid_argument>([] { add(ones({2}), ones({2}), Device::gpu); });
     EXPECT_TRUE(why.starts_with("[to_stream] the device is not available: ")) << why;
-    EXPECT_TRUE(why.find("no GPU backend") != std::string::npos || why.find("NVIDIA") != std::string::npos) << why;
+    EXPECT_TRUE(why.find("no GPU backend") != std::string::npos || why.find("NVIDIA") != std::string::npos)
+        << why;
   }
   Stream s = new_stream(Device::cpu);
   EXPECT_EQ(add(ones({2}), ones({2}), s).stream(), s);

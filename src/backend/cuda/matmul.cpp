@@ -34,6 +34,12 @@ struct Cublas {
     library.find(text, "cublasGetStatusString");
     require(create(&handle), "cublasCreate");
     require(set_stream(handle, gpu().stream), "cublasSetStream");
+    // Halves are added up in float32 all the way, also where parts of a long sum are joined.
+    decltype(&cublasSetMathMode) set_mode;
+    library.find(set_mode, "cublasSetMathMode");
+    require(set_mode(handle, static_cast<cublasMath_t>(CUBLAS_DEFAULT_MATH |
+                                                       CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)),
+            "cublasSetMathMode");
   }
   void require(cublasStatus_t status, const char* what) const {
     if (status != CUBLAS_STATUS_SUCCESS)
@@ -58,7 +64,8 @@ struct Matrices {
     return (row == 1 || rows <= 1) && (cols <= 1 || col >= std::max<int64_t>(1, rows));
   }
   int64_t leading() const {
-    return by_rows() ? std::max(rows <= 1 ? int64_t{1} : row, cols) : std::max(cols <= 1 ? int64_t{1} : col, rows);
+    return by_rows() ? std::max(rows <= 1 ? int64_t{1} : row, cols)
+                     : std::max(cols <= 1 ? int64_t{1} : col, rows);
   }
 };
 
@@ -111,10 +118,10 @@ void multiply(const Operand& a_given, const Operand& b_given, const Operand& out
   };
   const Operand batches[] = {batch_of(a), batch_of(b), batch_of(out)};
   Space space = joined(batch_shape, batches);
-  Matrices ma{static_cast<char*>(a.data), a.dtype.size(), a.shape[dims - 2], a.shape[dims - 1], a.strides[dims - 2],
-              a.strides[dims - 1], space.strides[0]};
-  Matrices mb{static_cast<char*>(b.data), b.dtype.size(), b.shape[dims - 2], b.shape[dims - 1], b.strides[dims - 2],
-              b.strides[dims - 1], space.strides[1]};
+  Matrices ma{static_cast<char*>(a.data), a.dtype.size(),      a.shape[dims - 2], a.shape[dims - 1],
+              a.strides[dims - 2],        a.strides[dims - 1], space.strides[0]};
+  Matrices mb{static_cast<char*>(b.data), b.dtype.size(),      b.shape[dims - 2], b.shape[dims - 1],
+              b.strides[dims - 2],        b.strides[dims - 1], space.strides[1]};
   int64_t m = ma.rows, n = mb.cols, k = ma.cols;
   // One b for all: the batch is more rows of one product.
   if (space.extents.size() == 1 && space.extents[0] > 1 && mb.batch[0] == 0 && ma.by_rows() &&
@@ -135,8 +142,12 @@ void multiply(const Operand& a_given, const Operand& b_given, const Operand& out
   const cublasComputeType_t compute = type == CUDA_R_64F ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F;
   const float alpha_f = static_cast<float>(alpha), beta_f = static_cast<float>(beta);
   const std::complex<float> alpha_c = alpha_f, beta_c = beta_f;
-  const void* alpha_p = type == CUDA_R_64F ? static_cast<const void*>(&alpha) : type == CUDA_C_32F ? static_cast<const void*>(&alpha_c) : &alpha_f;
-  const void* beta_p = type == CUDA_R_64F ? static_cast<const void*>(&beta) : type == CUDA_C_32F ? static_cast<const void*>(&beta_c) : &beta_f;
+  const void* alpha_p = type == CUDA_R_64F   ? static_cast<const void*>(&alpha)
+                        : type == CUDA_C_32F ? static_cast<const void*>(&alpha_c)
+                                             : &alpha_f;
+  const void* beta_p = type == CUDA_R_64F   ? static_cast<const void*>(&beta)
+                       : type == CUDA_C_32F ? static_cast<const void*>(&beta_c)
+                                            : &beta_f;
   // The last batch axis goes into one call. cuBLAS has columns first: it computes the transposed product.
   const size_t axes = space.extents.size();
   const int64_t inner = space.extents[axes - 1], calls = space.size() / inner;
@@ -144,19 +155,23 @@ void multiply(const Operand& a_given, const Operand& b_given, const Operand& out
     int64_t at[3] = {}, rest = call;
     for (size_t d = axes - 1; d-- > 0; rest /= space.extents[d])
       for (int x = 0; x < 3; ++x)
-        at[x] += rest % space.extents[d] * (x == 0 ? ma.batch[d] : x == 1 ? mb.batch[d] : space.strides[2][d]);
+        at[x] += rest % space.extents[d] *
+                 (x == 0   ? ma.batch[d]
+                  : x == 1 ? mb.batch[d]
+                           : space.strides[2][d]);
     cublas().require(
-        cublas().gemm(cublas().handle, mb.by_rows() ? CUBLAS_OP_N : CUBLAS_OP_T, ma.by_rows() ? CUBLAS_OP_N : CUBLAS_OP_T,
-                      n, m, k, alpha_p, mb.data + at[1] * mb.item, type, mb.leading(), mb.batch[axes - 1],
-                      ma.data + at[0] * ma.item, type, ma.leading(), ma.batch[axes - 1], beta_p,
-                      static_cast<char*>(out.data) + at[2] * ma.item, type, n, space.strides[2][axes - 1], inner, compute,
-                      CUBLAS_GEMM_DEFAULT),
+        cublas().gemm(cublas().handle, mb.by_rows() ? CUBLAS_OP_N : CUBLAS_OP_T,
+                      ma.by_rows() ? CUBLAS_OP_N : CUBLAS_OP_T, n, m, k, alpha_p, mb.data + at[1] * mb.item,
+                      type, mb.leading(), mb.batch[axes - 1], ma.data + at[0] * ma.item, type, ma.leading(),
+                      ma.batch[axes - 1], beta_p, static_cast<char*>(out.data) + at[2] * ma.item, type, n,
+                      space.strides[2][axes - 1], inner, compute, CUBLAS_GEMM_DEFAULT),
         "a matrix product");
   }
 }
 
 void fill_zero(const Operand& out) {
-  check(cudaMemsetAsync(out.data, 0, static_cast<size_t>(out.size * out.dtype.size()), gpu().stream), "cudaMemset");
+  check(cudaMemsetAsync(out.data, 0, static_cast<size_t>(out.size * out.dtype.size()), gpu().stream),
+        "cudaMemset");
 }
 
 void run_matmul(const KernelCall& call) {

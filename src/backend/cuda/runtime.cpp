@@ -27,9 +27,12 @@ bool open_gpu(std::string& why_not) {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
     cudaGetLastError();
-    why_not = status == cudaSuccess || status == cudaErrorNoDevice
-                  ? "there is no NVIDIA GPU"
-                  : std::string("the NVIDIA driver cannot be used: ") + cudaGetErrorString(status);
+    if (status == cudaSuccess || status == cudaErrorNoDevice)
+      why_not = "there is no NVIDIA GPU";
+    else if (status == cudaErrorInsufficientDriver)
+      why_not = "there is no NVIDIA driver, or one too old for CUDA 13";
+    else
+      why_not = std::string("the NVIDIA driver cannot be used: ") + cudaGetErrorString(status);
     return false;
   }
   try {
