@@ -13,7 +13,7 @@ STEP := @scripts/step
 configure = $(STEP) "Configuring ($(PRESET))" cmake --preset $(PRESET) --log-level=WARNING
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench docs format tidy check install clean
+.PHONY: help build demo test bench cuda docs format tidy check install clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -48,6 +48,11 @@ bench: ## one table: Lazuli, MLX, JAX and the machine's limit (about 15 minutes;
 	$(STEP) "Building the benchmarks" cmake --build $(BUILD) --target lazuli_bench lazuli_limits -j $(JOBS)
 	$(STEP) "Measuring (needs an otherwise idle machine)" \
 	  python3 benchmarks/run.py --build $(BUILD) --out build/bench $(if $(SAVE),--save) $(ROWS)
+
+cuda: ## compile everything with the CUDA backend; needs a CUDA 13 toolkit, but no GPU
+	@scripts/install_packages.sh build
+	$(STEP) "Configuring ($(PRESET), with CUDA)" cmake --preset $(PRESET) -DLAZULI_CUDA=ON --log-level=WARNING
+	$(STEP) "Building (several minutes the first time)" cmake --build $(BUILD) -j $(JOBS)
 
 docs: ## the reference of the public headers, in build/docs/html
 	@scripts/install_packages.sh build docs

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <typeindex>
 #include <unordered_map>
 
@@ -14,7 +15,7 @@
 
 namespace lazuli {
 
-// Memory as a kernel sees it. `data` points at element [0, 0, ...].
+// Memory as a kernel sees it. `data` points at element [0, 0, ...], in the memory of the kernel's device.
 struct Operand {
   void* data = nullptr;
   Shape shape;
@@ -22,6 +23,7 @@ struct Operand {
   Dtype dtype = float32;
   bool row_contiguous = true;
   int64_t size = 0;
+  bool on_host = false;  // one element of a fused operation that is not in its device's memory
 
   template <class T>
   T* as() const {
@@ -70,8 +72,17 @@ class Reduce;  // ops/reduce.h
 
 class Backend {
  public:
+  explicit Backend(Device::DeviceType place) : place(place) {}
   virtual ~Backend() = default;
+  const Device::DeviceType place;  // whose memory its kernels read and write
+
   virtual detail::Buffer* allocate(size_t bytes) = 0;  // throws std::bad_alloc
+  // A copy of a buffer of the host, and one on the host. A device works through what it is given in order;
+  // copy_out waits until the contents are there.
+  virtual detail::Buffer* copy_in(const detail::Buffer&) { return nullptr; }
+  virtual detail::Buffer* copy_out(const detail::Buffer&) { return nullptr; }
+  // Waits until everything is done. Throws what went wrong since the last time.
+  virtual void wait() {}
   virtual const Kernel* find(const Primitive&) const = 0;
   virtual std::unordered_map<std::string, std::variant<std::string, size_t>> info() const = 0;
   // A hint that this memory will be read soon. What an earlier call asked for is forgotten.
@@ -89,5 +100,18 @@ class Backend {
 
 // The backend for a device; throws std::invalid_argument if there is none.
 Backend& backend(Device d);
+// The GPU's, if something has asked for it yet.
+Backend* gpu_in_use();
+// Why there is no GPU, or an empty string if there is one.
+const std::string& why_no_gpu();
+
+// What the backends define: one instance each, made at the first call. Null, and the reason, if the device
+// is not there.
+namespace cpu {
+Backend& instance();
+}
+namespace cuda {
+Backend* instance(std::string& why_not);
+}
 
 }  // namespace lazuli

@@ -3,13 +3,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <bit>
 #include <cstdlib>
-#include <map>
-#include <mutex>
 #include <utility>
-#include <vector>
+
+#include "core/block_pool.h"
 
 namespace lazuli {
 namespace detail {
@@ -33,65 +31,6 @@ size_t size_class(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-struct Pool {
-  std::mutex mutex;
-  std::map<size_t, std::vector<void*>> free;  // by size class; blocks not in use
-  size_t cached = 0;
-  size_t cache_limit = physical_memory() / 4;
-  std::atomic<size_t> limit{physical_memory()};
-  std::atomic<size_t> active{0}, peak{0}, buffers{0};
-
-  void release_cached(size_t keep) {  // REQUIRES: mutex held
-    for (auto it = free.rbegin(); it != free.rend() && cached > keep; ++it)
-      while (!it->second.empty() && cached > keep) {
-        std::free(it->second.back());
-        it->second.pop_back();
-        cached -= it->first;
-      }
-  }
-};
-
-// Never destroyed: arrays of static storage may outlive it.
-Pool& pool() {
-  static Pool& p = *new Pool;
-  return p;
-}
-
-void count_in(size_t bytes) {
-  Pool& p = pool();
-  size_t now = p.active.fetch_add(bytes, std::memory_order_relaxed) + bytes;
-  p.buffers.fetch_add(1, std::memory_order_relaxed);
-  size_t peak = p.peak.load(std::memory_order_relaxed);
-  while (now > peak && !p.peak.compare_exchange_weak(peak, now, std::memory_order_relaxed)) {}
-}
-void count_out(size_t bytes) {
-  pool().active.fetch_sub(bytes, std::memory_order_relaxed);
-  pool().buffers.fetch_sub(1, std::memory_order_relaxed);
-}
-
-void destroy_small(Buffer* b) {
-  count_out(kSmall);
-  b->~Buffer();
-  SmallBlocks::give(b);
-}
-
-void destroy_pooled(Buffer* b) {
-  Pool& p = pool();
-  size_t size = size_class(b->bytes);
-  void* data = b->data;
-  b->~Buffer();
-  Headers::give(b);
-  count_out(size);
-  std::lock_guard lock(p.mutex);
-  if (size > p.cache_limit) {
-    std::free(data);
-    return;
-  }
-  p.free[size].push_back(data);
-  p.cached += size;
-  if (p.cached > p.cache_limit) p.release_cached(p.cache_limit);
-}
-
 void* new_block(size_t size) {
   void* data = std::aligned_alloc(size >= kHuge ? kHuge : 64,
                                   size >= kHuge ? (size + kHuge - 1) / kHuge * kHuge : size);
@@ -99,74 +38,163 @@ void* new_block(size_t size) {
   return data;
 }
 
+// Never destroyed: arrays of static storage may outlive it.
+BlockPool& host_pool() {
+  static BlockPool& p = *new BlockPool({&new_block, &std::free}, physical_memory(), physical_memory() / 4);
+  return p;
+}
+std::atomic<BlockPool*> gpu_pool{nullptr};
+
+void destroy_small(Buffer* b) {
+  host_pool().count_out(kSmall);
+  b->~Buffer();
+  SmallBlocks::give(b);
+}
+
+void destroy_pooled(Buffer* b) {
+  host_pool().give(b->data, b->bytes);
+  b->~Buffer();
+  Headers::give(b);
+}
+
 }  // namespace
 
-Buffer* allocate(size_t bytes) {
-  Pool& p = pool();
-  if (bytes <= kSmall) {
-    auto* b = new (SmallBlocks::take()) Buffer;
-    b->bytes = bytes;
-    b->data = reinterpret_cast<char*>(b) + kHeader;
-    b->destroy = &destroy_small;
-    count_in(kSmall);
-    return b;
-  }
-  size_t size = size_class(bytes);
+void BlockPool::release_cached(size_t keep) {
+  for (auto it = free_.rbegin(); it != free_.rend() && cached_ > keep; ++it)
+    while (!it->second.empty() && cached_ > keep) {
+      source_.give(it->second.back());
+      it->second.pop_back();
+      cached_ -= it->first;
+    }
+}
+
+void BlockPool::count_in(size_t bytes) {
+  size_t now = active_.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+  buffers_.fetch_add(1, std::memory_order_relaxed);
+  size_t peak = peak_.load(std::memory_order_relaxed);
+  while (now > peak && !peak_.compare_exchange_weak(peak, now, std::memory_order_relaxed)) {}
+}
+void BlockPool::count_out(size_t bytes) {
+  active_.fetch_sub(bytes, std::memory_order_relaxed);
+  buffers_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void* BlockPool::take(size_t bytes) {
+  const size_t size = size_class(bytes);
   void* data = nullptr;
   {
-    std::lock_guard lock(p.mutex);
-    auto it = p.free.find(size);
-    if (it != p.free.end() && !it->second.empty()) {
+    std::lock_guard lock(mutex_);
+    auto it = free_.find(size);
+    if (it != free_.end() && !it->second.empty()) {
       data = it->second.back();
       it->second.pop_back();
-      p.cached -= size;
+      cached_ -= size;
     }
-    size_t limit = p.limit.load(), active = p.active.load();
-    if (!data && active + p.cached + size > limit)
-      p.release_cached(active + size > limit ? 0 : limit - active - size);
+    size_t limit = limit_.load(), active = active_.load();
+    if (!data && active + cached_ + size > limit)
+      release_cached(active + size > limit ? 0 : limit - active - size);
     if (active + size <= limit && !data) {
-      data = new_block(size);
+      data = source_.take(size);
       if (!data) {
-        p.release_cached(0);
-        data = new_block(size);
+        release_cached(0);
+        data = source_.take(size);
       }
     }
   }
   if (!data)
     throw OutOfMemory("[allocate] cannot allocate " + std::to_string(bytes) +
-                      " bytes: " + std::to_string(p.active.load()) + " bytes are in use and the limit is " +
-                      std::to_string(p.limit.load()) + " (see set_memory_limit)");
+                      " bytes: " + std::to_string(active()) + " bytes are in use and the limit is " +
+                      std::to_string(limit()) + " (see set_memory_limit)");
+  count_in(size);
+  return data;
+}
+
+void BlockPool::give(void* data, size_t bytes) {
+  const size_t size = size_class(bytes);
+  count_out(size);
+  std::lock_guard lock(mutex_);
+  if (size > cache_limit_) {
+    source_.give(data);
+    return;
+  }
+  free_[size].push_back(data);
+  cached_ += size;
+  if (cached_ > cache_limit_) release_cached(cache_limit_);
+}
+
+size_t BlockPool::cached() {
+  std::lock_guard lock(mutex_);
+  return cached_;
+}
+void BlockPool::clear_cache() {
+  std::lock_guard lock(mutex_);
+  release_cached(0);
+}
+size_t BlockPool::set_cache_limit(size_t bytes) {
+  std::lock_guard lock(mutex_);
+  const size_t old = std::exchange(cache_limit_, bytes);
+  if (cached_ > bytes) release_cached(bytes);
+  return old;
+}
+
+BlockPool* pool_of(Device::DeviceType type) { return type == Device::cpu ? &host_pool() : gpu_pool.load(); }
+void register_gpu_pool(BlockPool* pool) { gpu_pool.store(pool); }
+
+Buffer* allocate(size_t bytes) {
+  if (bytes <= kSmall) {
+    auto* b = new (SmallBlocks::take()) Buffer;
+    b->bytes = bytes;
+    b->data = reinterpret_cast<char*>(b) + kHeader;
+    b->destroy = &destroy_small;
+    host_pool().count_in(kSmall);
+    return b;
+  }
+  void* data = host_pool().take(bytes);
   auto* b = new (Headers::take()) Buffer;
   b->bytes = bytes;
   b->data = data;
   b->destroy = &destroy_pooled;
-  count_in(size);
   return b;
 }
 
 }  // namespace detail
 
-using detail::pool;
+using detail::BlockPool;
+using detail::pool_of;
 
-size_t get_active_memory() { return pool().active.load(); }
-size_t get_active_buffers() { return pool().buffers.load(); }
-size_t get_peak_memory() { return pool().peak.load(); }
-void reset_peak_memory() { pool().peak.store(pool().active.load()); }
-size_t get_cache_memory() {
-  std::lock_guard lock(pool().mutex);
-  return pool().cached;
+size_t get_active_memory(Device d) {
+  const BlockPool* p = pool_of(d.type);
+  return p ? p->active() : 0;
 }
-size_t set_memory_limit(size_t bytes) { return pool().limit.exchange(bytes); }
-size_t get_memory_limit() { return pool().limit.load(); }
-size_t set_cache_limit(size_t bytes) {
-  std::lock_guard lock(pool().mutex);
-  size_t old = std::exchange(pool().cache_limit, bytes);
-  if (pool().cached > bytes) pool().release_cached(bytes);
-  return old;
+size_t get_active_buffers(Device d) {
+  const BlockPool* p = pool_of(d.type);
+  return p ? p->buffers() : 0;
 }
-void clear_cache() {
-  std::lock_guard lock(pool().mutex);
-  pool().release_cached(0);
+size_t get_peak_memory(Device d) {
+  const BlockPool* p = pool_of(d.type);
+  return p ? p->peak() : 0;
+}
+void reset_peak_memory(Device d) {
+  if (BlockPool* p = pool_of(d.type)) p->reset_peak();
+}
+size_t get_cache_memory(Device d) {
+  BlockPool* p = pool_of(d.type);
+  return p ? p->cached() : 0;
+}
+size_t set_memory_limit(size_t bytes, Device d) {
+  BlockPool* p = pool_of(d.type);
+  return p ? p->set_limit(bytes) : 0;
+}
+size_t get_memory_limit(Device d) {
+  const BlockPool* p = pool_of(d.type);
+  return p ? p->limit() : 0;
+}
+size_t set_cache_limit(size_t bytes, Device d) {
+  BlockPool* p = pool_of(d.type);
+  return p ? p->set_cache_limit(bytes) : 0;
+}
+void clear_cache(Device d) {
+  if (BlockPool* p = pool_of(d.type)) p->clear_cache();
 }
 size_t set_wired_limit(size_t) { return 0; }
 

@@ -210,7 +210,8 @@ bool array::is_tracer() const { return Trace::alive(node_->trace); }
 void* array::host_data() const {
   eval();
   if (node_->row_contiguous)
-    return static_cast<char*>(node_->buffer->data) + node_->offset * static_cast<int64_t>(itemsize());
+    return static_cast<char*>(detail::at(node_->buffer, Device::cpu)->data) +
+           node_->offset * static_cast<int64_t>(itemsize());
   detail::Buffer* host = node_->host.load(std::memory_order_acquire);
   if (!host) {
     detail::Buffer* made = detail::contiguous_copy(node_);

@@ -7,7 +7,11 @@
 
 namespace lazuli::detail {
 
-// A row-contiguous copy of an available node's value.
+// The buffer's contents in memory of a device: the buffer itself, or its copy there, which is made if need
+// be. Reading what another device computes waits for it.
+Buffer* at(Buffer* b, Device::DeviceType place);
+
+// A row-contiguous copy of an available node's value, on the host.
 Buffer* contiguous_copy(const Node* n);
 
 // Serialises evaluations and graph walks, which use Node::mark and Node::epoch as scratch.

@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "backend/backend.h"
 #include "lazuli/transforms.h"
 #include "transforms/eval.h"
 
@@ -81,7 +82,10 @@ void async_eval(const std::vector<array>& outputs) {
   if (!ready) background().submit(outputs);
 }
 
-void synchronize() { background().wait(); }
-void synchronize(Stream) { background().wait(); }
+void synchronize() {
+  background().wait();
+  if (Backend* gpu = gpu_in_use()) gpu->wait();
+}
+void synchronize(Stream) { synchronize(); }
 
 }  // namespace lazuli

@@ -21,14 +21,23 @@ using detail::Status;
 
 namespace {
 
-// An index space entry of an evaluated node: how it is read over `space`.
-Operand operand_of(const Node* n) {
-  return {static_cast<char*>(n->buffer->data) + n->offset * static_cast<int64_t>(n->dtype.size()),
+// An evaluated node as a backend's kernels read it.
+Operand operand_of(const Backend& b, const Node* n) {
+  void* data = detail::at(n->buffer, b.place)->data;
+  return {static_cast<char*>(data) + n->offset * static_cast<int64_t>(n->dtype.size()),
           n->shape,
           n->strides,
           n->dtype,
           n->row_contiguous,
           n->size};
+}
+
+// A leaf of a fused operation: constants stay where they are.
+Operand leaf_operand(const Backend& b, const Node* n) {
+  if (n->size != 1 || n->buffer->place == b.place || b.place == Device::cpu) return operand_of(b, n);
+  Operand o = operand_of(backend(Device::cpu), n);
+  o.on_host = true;
+  return o;
 }
 
 // The same, broadcast to a larger space.
@@ -131,9 +140,10 @@ class Evaluation {
   Tape::Entry& entry(const Node* n) { return entry_at(n->mark); }
 
   // Do all references to n come from `slots` input slots that are about to be dropped, and is
-  // its memory ours alone?
-  static bool donatable(const Node* n, uint32_t slots) {
-    return n->row_contiguous && n->refs.load(std::memory_order_acquire) == slots && !n->buffer->borrowed &&
+  // its memory ours alone, on the device that will write it?
+  static bool donatable(const Backend& b, const Node* n, uint32_t slots) {
+    return n->row_contiguous && n->buffer->place == b.place &&
+           n->refs.load(std::memory_order_acquire) == slots && !n->buffer->borrowed &&
            n->buffer->refs.load(std::memory_order_acquire) == 1 &&
            n->buffer->bytes == static_cast<size_t>(n->size) * n->dtype.size() && !Trace::alive(n->trace);
   }
@@ -150,10 +160,16 @@ class Evaluation {
       if (!kernel || kernel->streamed < 0) continue;
       const Node* weights = n->inputs[kernel->streamed];
       if (weights->status.load(std::memory_order_relaxed) != Status::available) continue;
-      const Operand o = operand_of(weights);
+      const Operand o = operand_of(b, weights);
       b.will_read(o.data, static_cast<size_t>(o.size) * o.dtype.size());
       return;
     }
+  }
+
+  // The buffer will be written by its last reader.
+  static void take_over(Buffer* b) {
+    detail::retain(b);
+    if (Buffer* twin = b->twin.exchange(nullptr)) detail::release(twin);
   }
 
   void run_group(int32_t group, Node* root) {
@@ -212,7 +228,7 @@ class Evaluation {
     auto& [program, leaves, members] = fusion_.after;
     in_.clear();
     for (auto& l : leaves)
-      in_.push_back(operand_at(l, l.node == fusion_.reduce ? reduced : operand_of(l.node), root->shape));
+      in_.push_back(operand_at(l, l.node == fusion_.reduce ? reduced : leaf_operand(b, l.node), root->shape));
     out_.clear();
     made_.clear();
     Strides strides = row_strides(root->shape);
@@ -220,7 +236,7 @@ class Evaluation {
     for (size_t k = members.size(); k-- > 0;) {
       Node* n = members[k];
       if (n != root && !entry(n).needed) continue;
-      Buffer* buffer = n == root ? reusable(root) : nullptr;
+      Buffer* buffer = n == root ? reusable(b, root) : nullptr;
       if (!buffer) buffer = b.allocate(static_cast<size_t>(n->size) * n->dtype.size());
       made_.push_back({n, buffer});
       program.outputs.push_back({fusion_.value(n), n->dtype});
@@ -232,17 +248,17 @@ class Evaluation {
     release_temporary();
   }
   // A leaf's memory, or that of the reduction, which the root may take over.
-  Buffer* reusable(const Node* root) {
+  Buffer* reusable(const Backend& b, const Node* root) {
     for (auto& l : fusion_.after.leaves) {
       if (l.level != Tape::kTop || l.node->dtype.size() != root->dtype.size() || l.node->shape != root->shape)
         continue;
       Buffer* buffer = nullptr;
       if (l.node == fusion_.reduce)
         buffer = temporary_;
-      else if (!fusion_.retained && donatable(l.node, l.slots))
+      else if (!fusion_.retained && donatable(b, l.node, l.slots))
         buffer = l.node->buffer;
       if (!buffer) continue;
-      detail::retain(buffer);
+      take_over(buffer);
       return buffer;
     }
     return nullptr;
@@ -261,7 +277,7 @@ class Evaluation {
     const Shape& space = n->inputs[0]->shape;
     auto& [program, leaves, members] = fusion_.before;
     in_.clear();
-    for (auto& l : leaves) in_.push_back(operand_at(l, operand_of(l.node), space));
+    for (auto& l : leaves) in_.push_back(operand_at(l, leaf_operand(b, l.node), space));
     program.outputs.push_back({fusion_.reduced, n->inputs[0]->dtype});
     b.run(static_cast<const Reduce&>(*n->primitive), program, space, in_, out);
   }
@@ -296,7 +312,7 @@ class Evaluation {
       publish(root, in->buffer, std::move(layout->strides), layout->offset, row);
       return;
     }
-    Buffer* copy = copy_contiguous(b, operand_of(in));
+    Buffer* copy = copy_contiguous(b, operand_of(b, in));
     auto layout = view.apply({in->shape, row_strides(in->shape), 0}, root->shape);
     if (!layout) {
       detail::release(copy);
@@ -323,14 +339,16 @@ class Evaluation {
         detail::retain(in->buffer);
         results.buffers.push_back(in->buffer);
       } else {
-        results.buffers.push_back(copy_contiguous(b, operand_of(in)));
+        results.buffers.push_back(copy_contiguous(b, operand_of(b, in)));
       }
     }
     publish(root, b.allocate(0), Strides{1}, 0, true);
   }
 
-  void run_kernel(Backend& b, Node* root) {
-    const Kernel* kernel = b.find(*root->primitive);
+  void run_kernel(Backend& wanted, Node* root) {
+    const Kernel* kernel = wanted.find(*root->primitive);
+    Backend& b = kernel ? wanted : backend(Device::cpu);
+    if (!kernel) kernel = b.find(*root->primitive);
     if (!kernel) throw std::runtime_error("the backend has no kernel for this operation");
     in_.clear();
     std::vector<Buffer*> temporary;
@@ -339,7 +357,7 @@ class Evaluation {
     };
     try {
       for (uint32_t i = 0; i < root->num_inputs; ++i) {
-        Operand o = operand_of(root->inputs[i]);
+        Operand o = operand_of(b, root->inputs[i]);
         if ((kernel->contiguous >> std::min(i, 31u) & 1) && !o.row_contiguous) {
           temporary.push_back(copy_contiguous(b, o));
           o = fresh_operand(temporary.back(), o.shape, row_strides(o.shape), o.dtype, o.size);
@@ -367,9 +385,9 @@ class Evaluation {
         for (uint32_t i = 0; i < root->num_inputs && !buffer && !retained; ++i)
           if (i < 32 && (kernel->donate >> i & 1) && root->inputs[i]->size == root->size &&
               root->inputs[i]->dtype == root->dtype &&
-              donatable(root->inputs[i], slots_of(root, root->inputs[i]))) {
+              donatable(b, root->inputs[i], slots_of(root, root->inputs[i]))) {
             buffer = root->inputs[i]->buffer;
-            detail::retain(buffer);
+            take_over(buffer);
           }
         if (!buffer) buffer = b.allocate(static_cast<size_t>(root->size) * root->dtype.size());
         made_.push_back({root, buffer});
@@ -469,6 +487,14 @@ void evaluate(const std::vector<array>& outputs, const ScheduleOptions& options)
 
 ScheduleOptions& eval_options() { return thread_options; }
 
+void wait_for(const std::vector<array>& outputs) {
+  for (auto& a : outputs)
+    if (a.node()->stream.device.type == Device::gpu) {
+      backend(Device::gpu).wait();
+      return;
+    }
+}
+
 EvalHooks* EvalHooks::current() { return active_hooks; }
 EvalHooks* EvalHooks::set_current(EvalHooks* hooks) {
   std::lock_guard lock(engine_mutex);
@@ -479,6 +505,7 @@ void eval(const std::vector<array>& outputs) {
   for (auto& a : outputs)
     if (!a.is_available()) {
       evaluate(outputs, eval_options());
+      wait_for(outputs);
       return;
     }
 }
@@ -490,7 +517,20 @@ uint32_t next_epoch() {
   if (++epochs == 0) ++epochs;
   return epochs;
 }
-Buffer* contiguous_copy(const Node* n) { return copy_contiguous(backend(n->stream.device), operand_of(n)); }
+Buffer* contiguous_copy(const Node* n) {
+  Backend& cpu = backend(Device::cpu);
+  return copy_contiguous(cpu, operand_of(cpu, n));
+}
+Buffer* at(Buffer* b, Device::DeviceType place) {
+  if (b->place == place) return b;
+  Buffer* twin = b->twin.load(std::memory_order_acquire);
+  if (twin) return twin;
+  Backend& gpu = backend(Device::gpu);
+  Buffer* made = place == Device::gpu ? gpu.copy_in(*b) : gpu.copy_out(*b);
+  if (b->twin.compare_exchange_strong(twin, made, std::memory_order_acq_rel)) return made;
+  release(made);
+  return twin;
+}
 }  // namespace detail
 
 }  // namespace lazuli

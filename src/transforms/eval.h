@@ -26,6 +26,9 @@ class EvalHooks {
 // Computes the outputs on the calling thread.
 void evaluate(const std::vector<array>& outputs, const ScheduleOptions& options);
 
+// Waits until the values are there, if another device computes them.
+void wait_for(const std::vector<array>& outputs);
+
 // Options of evaluations by the calling thread.
 ScheduleOptions& eval_options();
 

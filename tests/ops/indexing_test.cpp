@@ -283,6 +283,7 @@ TEST(Scatter, Errors) {
 }
 
 TEST(Scatter, ReusesMemoryOfASourceThatNobodyElseReads) {
+  if (default_device() == Device::gpu) GTEST_SKIP() << "looks at addresses on the host";
   array a = random_array({64, 64}, float32) + 1.0f;
   const float* before = a.data<float>();
   a = scatter_add(a, array({1}), ones({1, 1, 64}), 0);

@@ -129,8 +129,10 @@ TEST(Reduce, LongAndWideExtents) {
           double error = dtype == float16 ? 1e-3 : dtype == float32 ? 1e-6 : 1e-13;
           ASSERT_NEAR(got[i], expected[i], c.inexact ? error * (40 + std::abs(expected[i])) : 0) << what;
         }
-        // The layout does not matter to a bit, nor does fusion.
-        EXPECT_TRUE(same_bits(r, c.op(transpose(contiguous(transpose(a))), axes, false, {}))) << what;
+        // The layout does not matter to a bit (on a GPU it does: threads go along memory), nor does fusion.
+        EXPECT_TRUE(default_device() == Device::gpu ||
+                    same_bits(r, c.op(transpose(contiguous(transpose(a))), axes, false, {})))
+            << what;
         array b = a, fused = c.op(multiply(add(a, a), b), axes, false, {});
         array product = multiply(add(a, a), b);
         product.eval();

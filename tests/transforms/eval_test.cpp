@@ -191,10 +191,14 @@ TEST(Profile, TableAndTrace) {
 }
 
 TEST(Device, NoGpuIsAnError) {
-  EXPECT_FALSE(is_available(Device::gpu));
   EXPECT_TRUE(is_available(Device::cpu));
-  EXPECT_EQ(message_of<std::invalid_argument>([] { add(ones({2}), ones({2}), Device::gpu); }),
-            "[to_stream] the device is not available: this build has no GPU backend");
+  EXPECT_EQ(device_count(Device::gpu) > 0, is_available(Device::gpu));
+  if (!is_available(Device::gpu)) {  // no backend in this build, no driver, or no GPU
+    const std::string why = message_of<std::invalid_argument>([] { add(ones({2}), ones({2}), Device::gpu); });
+    EXPECT_TRUE(why.starts_with("[to_stream] the device is not available: ")) << why;
+    EXPECT_TRUE(why.find("no GPU backend") != std::string::npos || why.find("NVIDIA") != std::string::npos)
+        << why;
+  }
   Stream s = new_stream(Device::cpu);
   EXPECT_EQ(add(ones({2}), ones({2}), s).stream(), s);
 }

@@ -19,18 +19,25 @@ class Primitive;
 
 namespace detail {
 
-// A reference-counted block of memory.
+// A reference-counted block of memory of one device.
 struct Buffer {
   std::atomic<uint32_t> refs{1};
   bool borrowed = false;  // not ours to overwrite
-  size_t bytes = 0;       // as requested
+  Device::DeviceType place = Device::cpu;
+  size_t bytes = 0;  // as requested
   void* data = nullptr;
   void (*destroy)(Buffer*) = nullptr;  // frees the block and this header
+  // An owned copy on the other device, made when something there reads it. Contents change only while an
+  // operation takes the buffer over as its only reader, and the copy is dropped then: copies are never stale.
+  std::atomic<Buffer*> twin{nullptr};
 };
 
 inline void retain(Buffer* b) { b->refs.fetch_add(1, std::memory_order_relaxed); }
 inline void release(Buffer* b) {
-  if (b->refs.fetch_sub(1, std::memory_order_acq_rel) == 1) b->destroy(b);
+  if (b->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  Buffer* twin = b->twin.load(std::memory_order_relaxed);
+  b->destroy(b);
+  if (twin) release(twin);
 }
 
 enum class Status : uint8_t {

@@ -23,7 +23,7 @@ constexpr int64_t kLeastWork = 1 << 15;
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend() { register_all(table_); }
+  CpuBackend() : Backend(Device::cpu) { register_all(table_); }
 
   detail::Buffer* allocate(size_t bytes) override { return detail::allocate(bytes); }
   const Kernel* find(const Primitive& p) const override { return table_.find(p); }
@@ -74,14 +74,12 @@ class CpuBackend : public Backend {
 };
 
 }  // namespace
-}  // namespace cpu
 
-Backend& backend(Device d) {
-  if (d.type == Device::cpu) {
-    static Backend& cpu = *new cpu::CpuBackend;
-    return cpu;
-  }
-  throw std::invalid_argument("this build has no GPU backend");
+Backend& instance() {
+  static Backend& cpu = *new CpuBackend;
+  return cpu;
 }
+
+}  // namespace cpu
 
 }  // namespace lazuli

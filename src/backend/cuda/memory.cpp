@@ -1,0 +1,72 @@
+#include "backend/cuda/memory.h"
+
+#include <algorithm>
+
+#include "backend/cuda/runtime.h"
+#include "core/allocator.h"
+#include "core/block_pool.h"
+
+namespace lazuli::cuda {
+
+namespace {
+
+using detail::Buffer;
+using Headers = detail::FreeList<64, 16>;
+
+void* take(size_t bytes) {
+  void* data = nullptr;
+  if (cudaMallocAsync(&data, bytes, gpu().stream) == cudaSuccess) return data;
+  cudaGetLastError();
+  return nullptr;
+}
+void give(void* data) { cudaFreeAsync(data, gpu().stream); }
+
+detail::BlockPool& pool() {
+  static detail::BlockPool& p = [&]() -> detail::BlockPool& {
+    // Some memory is left to the driver and to the libraries.
+    auto* made = new detail::BlockPool({&take, &give}, gpu().memory / 100 * 95, gpu().memory);
+    detail::register_gpu_pool(made);
+    return *made;
+  }();
+  return p;
+}
+
+void destroy(Buffer* b) {
+  if (b->data) pool().give(b->data, b->bytes);
+  b->~Buffer();
+  Headers::give(b);
+}
+
+}  // namespace
+
+Buffer* allocate(size_t bytes) {
+  // Kernels may read and write whole vectors of what is empty: a block is never null.
+  void* data = pool().take(std::max<size_t>(bytes, 1));
+  auto* b = new (Headers::take()) Buffer;
+  b->place = Device::gpu;
+  b->bytes = std::max<size_t>(bytes, 1);
+  b->data = data;
+  b->destroy = &destroy;
+  return b;
+}
+
+Buffer* copy_in(const Buffer& from) {
+  Buffer* to = allocate(from.bytes);
+  // The driver has taken the bytes of pageable memory when this returns.
+  const cudaError_t status =
+      cudaMemcpyAsync(to->data, from.data, from.bytes, cudaMemcpyHostToDevice, gpu().stream);
+  if (status != cudaSuccess) detail::release(to);
+  check(status, "a copy to the GPU");
+  return to;
+}
+
+Buffer* copy_out(const Buffer& from) {
+  Buffer* to = detail::allocate(from.bytes);
+  cudaError_t status = cudaMemcpyAsync(to->data, from.data, from.bytes, cudaMemcpyDeviceToHost, gpu().stream);
+  if (status == cudaSuccess) status = cudaStreamSynchronize(gpu().stream);
+  if (status != cudaSuccess) detail::release(to);
+  check(status, "a copy from the GPU");
+  return to;
+}
+
+}  // namespace lazuli::cuda
