@@ -61,7 +61,7 @@ docs: ## the reference of the public headers, in build/docs/html
 
 format: ## format every C++ file
 	@scripts/install_packages.sh format
-	git ls-files -z '*.h' '*.cpp' | xargs -0 clang-format -i
+	git ls-files -z '*.h' '*.cpp' '*.cu' '*.cuh' | xargs -0 clang-format -i
 
 tidy: ## run clang-tidy over src/
 	$(configure)

@@ -5,6 +5,7 @@
 // splits its own work over threads (backend/cpu/parallel.h).
 #pragma once
 
+#include <source_location>
 #include <span>
 #include <string>
 #include <typeindex>
@@ -35,6 +36,7 @@ struct KernelCall {
   const Primitive& primitive;
   std::span<const Operand> in;
   std::span<const Operand> out;  // allocated, row-contiguous
+  std::source_location where;    // the line that built the operation
 };
 
 struct Kernel {

@@ -374,7 +374,7 @@ class Evaluation {
           out_.push_back(fresh_operand(made_.back().buffer, results.shapes[k], row_strides(results.shapes[k]),
                                        results.dtypes[k], size));
         }
-        kernel->run({*root->primitive, in_, out_});
+        kernel->run({*root->primitive, in_, out_, root->where});
         for (auto& m : made_) results.buffers.push_back(m.buffer);
         made_.clear();
         publish(root, b.allocate(0), Strides{1}, 0, true);
@@ -392,7 +392,7 @@ class Evaluation {
         if (!buffer) buffer = b.allocate(static_cast<size_t>(root->size) * root->dtype.size());
         made_.push_back({root, buffer});
         out_.push_back(fresh_operand(buffer, root->shape, strides, root->dtype, root->size));
-        kernel->run({*root->primitive, in_, out_});
+        kernel->run({*root->primitive, in_, out_, root->where});
         publish(root, buffer, std::move(strides), 0, true);
         made_.clear();
       }

@@ -2,9 +2,11 @@
 #include "backend/backend.h"
 
 #include "backend/cuda/elementwise.h"
+#include "backend/cuda/launch.h"
 #include "backend/cuda/memory.h"
 #include "backend/cuda/reduce.h"
 #include "backend/cuda/runtime.h"
+#include "backend/cuda/transpose.h"
 #include "cuda_families.inc"
 
 namespace lazuli::cuda {
@@ -18,11 +20,18 @@ class CudaBackend : public Backend {
   detail::Buffer* allocate(size_t bytes) override { return cuda::allocate(bytes); }
   detail::Buffer* copy_in(const detail::Buffer& b) override { return cuda::copy_in(b); }
   detail::Buffer* copy_out(const detail::Buffer& b) override { return cuda::copy_out(b); }
-  void wait() override { check(cudaStreamSynchronize(gpu().stream), "a kernel"); }
+  void wait() override {
+    flush();
+    check(cudaStreamSynchronize(gpu().stream), "a kernel");
+    check_faults();
+  }
   const Kernel* find(const Primitive& p) const override { return table_.find(p); }
 
   void run(const Program& program, const Shape& space, std::span<const Operand> in,
            std::span<const Operand> out) override {
+    if (program.code.empty() && in.size() == 1 && out.size() == 1 && !in[0].on_host &&
+        run_transpose(in[0], out[0]))
+      return;
     run_program(program, space, in, out);
   }
   void run(const Reduce& reduce, const Program& program, const Shape& space, std::span<const Operand> in,

@@ -1,5 +1,11 @@
 // Functions of the value column of ops/elementwise.def on the GPU: the counterpart of backend/cpu/lane_math.h
-// and lane_vec-inl.h. NVRTC compiles this text in front of every generated kernel, so it includes nothing.
+// and lane_vec-inl.h. NVRTC compiles this text in front of every generated kernel, so it includes nothing
+// there.
+#pragma once
+#ifndef __CUDACC_RTC__
+#include <cmath>
+#include <cstdint>
+#else
 typedef signed char int8_t;
 typedef unsigned char uint8_t;
 typedef short int16_t;
@@ -8,6 +14,7 @@ typedef int int32_t;
 typedef unsigned int uint32_t;
 typedef long long int64_t;
 typedef unsigned long long uint64_t;
+#endif
 
 namespace lane {
 
@@ -85,7 +92,9 @@ __device__ inline Complex narrow(Wide z) { return Complex(float(z.re), float(z.i
 __device__ inline Wide operator-(Wide x) { return {-x.re, -x.im}; }
 __device__ inline Wide operator+(Wide x, Wide y) { return {x.re + y.re, x.im + y.im}; }
 __device__ inline Wide operator-(Wide x, Wide y) { return {x.re - y.re, x.im - y.im}; }
-__device__ inline Wide operator*(Wide x, Wide y) { return {x.re * y.re - x.im * y.im, x.re * y.im + x.im * y.re}; }
+__device__ inline Wide operator*(Wide x, Wide y) {
+  return {x.re * y.re - x.im * y.im, x.re * y.im + x.im * y.re};
+}
 __device__ inline Wide operator*(double a, Wide y) { return {a * y.re, a * y.im}; }
 // By the larger part of the denominator (Smith, 1962).
 __device__ inline Wide operator/(Wide x, Wide y) {
@@ -108,8 +117,8 @@ __device__ inline bool operator==(Complex x, Complex y) { return x.re == y.re &&
 __device__ inline bool operator!=(Complex x, Complex y) { return !(x == y); }
 
 // Functions of float and double.
-#define LAZULI_REAL(name, f, g)                              \
-  __device__ inline float name(float x) { return ::f(x); }   \
+#define LAZULI_REAL(name, f, g)                            \
+  __device__ inline float name(float x) { return ::f(x); } \
   __device__ inline double name(double x) { return ::g(x); }
 LAZULI_REAL(abs, fabsf, fabs)
 LAZULI_REAL(sqrt, sqrtf, sqrt)
@@ -298,9 +307,15 @@ __device__ inline bool is_nan(Complex x) { return is_nan(x.re) || is_nan(x.im); 
 __device__ inline bool is_inf(Complex x) { return is_inf(x.re) || is_inf(x.im); }
 __device__ inline bool is_finite(Complex x) { return is_finite(x.re) && is_finite(x.im); }
 __device__ inline bool less(Complex x, Complex y) { return x.re < y.re || (x.re == y.re && x.im < y.im); }
-__device__ inline bool less_equal(Complex x, Complex y) { return x.re < y.re || (x.re == y.re && x.im <= y.im); }
-__device__ inline Complex max(Complex x, Complex y) { return is_nan(x) || (!is_nan(y) && !less(x, y)) ? x : y; }
-__device__ inline Complex min(Complex x, Complex y) { return is_nan(x) || (!is_nan(y) && !less(y, x)) ? x : y; }
+__device__ inline bool less_equal(Complex x, Complex y) {
+  return x.re < y.re || (x.re == y.re && x.im <= y.im);
+}
+__device__ inline Complex max(Complex x, Complex y) {
+  return is_nan(x) || (!is_nan(y) && !less(x, y)) ? x : y;
+}
+__device__ inline Complex min(Complex x, Complex y) {
+  return is_nan(x) || (!is_nan(y) && !less(y, x)) ? x : y;
+}
 
 namespace wide {
 __device__ inline Wide exp(Wide z) {
@@ -342,7 +357,8 @@ __device__ inline Wide acosh(Wide z) {
 }
 __device__ inline Wide atanh(Wide z) {
   const double n = 1 + z.re, d = 1 - z.re, i2 = z.im * z.im;
-  return {0.25 * (::log(i2 + n * n) - ::log(i2 + d * d)), 0.5 * ::atan2(2 * z.im, (1 - z.re) * (1 + z.re) - i2)};
+  return {0.25 * (::log(i2 + n * n) - ::log(i2 + d * d)),
+          0.5 * ::atan2(2 * z.im, (1 - z.re) * (1 + z.re) - i2)};
 }
 __device__ inline Wide asin(Wide z) {
   const Wide r = asinh(Wide(-z.im, z.re));
@@ -361,10 +377,10 @@ __device__ inline Wide tan(Wide z) {
   return {r.im, -r.re};
 }
 }  // namespace wide
-#define LAZULI_COMPLEX(name, expression)         \
-  __device__ inline Complex name(Complex x) {    \
-    const Wide z(x);                             \
-    return narrow(expression);                   \
+#define LAZULI_COMPLEX(name, expression)      \
+  __device__ inline Complex name(Complex x) { \
+    const Wide z(x);                          \
+    return narrow(expression);                \
   }
 LAZULI_COMPLEX(sqrt, wide::sqrt(z))
 LAZULI_COMPLEX(rsqrt, Wide(1, 0) / wide::sqrt(z))

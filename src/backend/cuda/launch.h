@@ -1,15 +1,54 @@
-// Parameters of generated kernels: one structure of 8-byte words, as the source declares it.
+// How kernels and calls of libraries get to the GPU. Everything is submitted in the order of the graph and
+// runs in that order; nothing here waits.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstring>
+#include <functional>
+#include <span>
+#include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "backend/cuda/runtime.h"
 
 namespace lazuli::cuda {
 
+// A kernel (a __global__ function or a cudaKernel_t) with copies of its parameters. More than 48 KiB of
+// dynamic shared memory are asked for where `shared` needs them.
+void submit(const void* kernel, dim3 grid, dim3 block, size_t shared, std::span<void* const> parameters,
+            std::span<const size_t> sizes, const char* what);
+
+// kernel<<<grid, block, shared>>>(arguments...)
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, const char* what,
+            Arguments&&... arguments) {
+  std::tuple<std::remove_cv_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
+  std::apply(
+      [&](auto&... value) {
+        void* const pointers[] = {&value...};
+        const size_t sizes[] = {sizeof(value)...};
+        submit(reinterpret_cast<const void*>(kernel), grid, block, shared, pointers, sizes, what);
+      },
+      values);
+}
+
+// Work that a library submits itself: `call` gets the stream. It may be captured into a graph, so it neither
+// waits nor allocates.
+void library_call(const char* what, const std::function<void(cudaStream_t)>& call);
+
+// Everything submitted so far is handed to the driver: before a copy, an event, or waiting.
+void flush();
+
+// A word that a kernel sets to anything but zero when it finds an error in its data, an index out of range
+// say. The next wait throws std::out_of_range with the message that `told` makes of the word.
+int64_t* fault_word(std::function<std::string(int64_t)> told);
+// Throws if a kernel that has run found an error. Called when the stream is empty.
+void check_faults();
+
+// Parameters of generated kernels: one structure of 8-byte words, as the source declares it.
 class Parameters {
  public:
   void add(const void* p) { words_.push_back(reinterpret_cast<uint64_t>(p)); }
@@ -19,9 +58,9 @@ class Parameters {
     std::memcpy(&words_.back(), p, bytes);
   }
   void launch(cudaKernel_t kernel, dim3 grid, dim3 block, const char* what) {
-    void* arguments[] = {words_.data()};
-    check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, arguments, 0, gpu().stream),
-          what);
+    void* const pointers[] = {words_.data()};
+    const size_t sizes[] = {words_.size() * sizeof(uint64_t)};
+    submit(reinterpret_cast<const void*>(kernel), grid, block, 0, pointers, sizes, what);
   }
 
  private:
