@@ -7,6 +7,13 @@ namespace lazuli::cuda {
 
 constexpr int kWarp = 32;
 
+// The dynamic shared memory of the block; 16-byte aligned.
+template <class T>
+__device__ inline T* shared_memory() {
+  extern __shared__ uint4 lazuli_dynamic_shared[];
+  return reinterpret_cast<T*>(lazuli_dynamic_shared);
+}
+
 // What all lanes of a warp hold, joined by `f`, in all of them. Always in the same order.
 template <class T, class F>
 __device__ inline T warp_join(T x, F f) {
