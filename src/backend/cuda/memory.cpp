@@ -5,6 +5,9 @@
 #include "backend/cuda/runtime.h"
 #include "core/allocator.h"
 #include "core/block_pool.h"
+#ifdef LAZULI_EMULATED
+#include "backend/cuda/emulation/memory_bounds.h"
+#endif
 
 namespace lazuli::cuda {
 
@@ -32,6 +35,9 @@ detail::BlockPool& pool() {
 }
 
 void destroy(Buffer* b) {
+#ifdef LAZULI_EMULATED
+  emulation::unbound(b->data);
+#endif
   if (b->data) pool().give(b->data, b->bytes);
   b->~Buffer();
   Headers::give(b);
@@ -42,6 +48,9 @@ void destroy(Buffer* b) {
 Buffer* allocate(size_t bytes) {
   // Kernels may read and write whole vectors of what is empty: a block is never null.
   void* data = pool().take(std::max<size_t>(bytes, 1));
+#ifdef LAZULI_EMULATED
+  emulation::bound(data, bytes);
+#endif
   auto* b = new (Headers::take()) Buffer;
   b->place = Device::gpu;
   b->bytes = std::max<size_t>(bytes, 1);
