@@ -235,8 +235,10 @@ __global__ void two_operations() {
     __ballot_sync(0xffffffffu, 1);
 }
 TEST(Emulation, LanesInDifferentOperationsAreAnError) {
-  EXPECT_THAT(message_of([] { start(&two_operations, 1, 32, 0); }),
-              testing::EndsWith("some lanes of a warp are in __shfl_sync and some in __ballot_sync"));
+  EXPECT_THAT(
+      message_of([] { start(&two_operations, 1, 32, 0); }),
+      testing::AnyOf(testing::EndsWith("some lanes of a warp are in __shfl_sync and some in __ballot_sync"),
+                     testing::EndsWith("some lanes of a warp are in __ballot_sync and some in __shfl_sync")));
 }
 __global__ void without_itself() { __syncwarp(1); }
 TEST(Emulation, AMaskNamesItsOwnLane) {
@@ -284,7 +286,7 @@ __global__ void read_shared(int* out, int i) {
 }
 TEST(EmulationDeathTest, ReadingBeyondSharedMemoryIsFound) {
   OnGpu<int> out(8);
-  EXPECT_DEATH(start(&read_shared, 1, 8, 0, out, 8), "global-buffer-overflow");
+  EXPECT_DEATH(start(&read_shared, 1, 8, 0, out, 8), "global-buffer-overflow|out of bounds");
 }
 __global__ void read_dynamic(int* out, int i) { out[0] = shared_memory<int>()[i]; }
 TEST(EmulationDeathTest, ReadingBeyondDynamicSharedMemoryIsFound) {

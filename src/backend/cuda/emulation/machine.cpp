@@ -149,8 +149,9 @@ class Machine {
     idle_.push_back(fiber_);
     to_scheduler();
   }
-  [[noreturn]] void fail(const std::string& message) {
-    error_ = message;
+  // The stack is given up: nothing on it may own memory.
+  [[noreturn]] void fail(std::string&& message) {
+    error_ = std::move(message);
     to_scheduler();
     __builtin_unreachable();
   }
@@ -275,7 +276,10 @@ class Machine {
         prepare(*t.fiber);
         idle_.push_back(t.fiber);
       }
-    for (Warp& w : warps_) w.open.clear();  // exchanges are lost: few, and only with errors
+    for (Warp& w : warps_) {
+      free_exchanges_.insert(free_exchanges_.end(), w.open.begin(), w.open.end());
+      w.open.clear();
+    }
   }
 
   void ended(Thread& t) {
@@ -435,7 +439,7 @@ void introduce(const void* kernel, Call call, const char* name) {
   k.name = name;
 }
 
-void fail(const std::string& message) { machine().fail(message); }
+void fail(std::string&& message) { machine().fail(std::move(message)); }
 int block_barrier(bool vote) { return machine().block_barrier(vote); }
 Exchange& meet(uint32_t mask, const char* what, uint64_t value) { return machine().meet(mask, what, value); }
 uint64_t brought(const Exchange& e, uint32_t lane) {

@@ -57,7 +57,7 @@ extern dim3 block_shape, grid_shape;
 extern void* dynamic_shared;
 
 // Ends the kernel.
-[[noreturn]] void fail(const std::string& message);
+[[noreturn]] void fail(std::string&& message);
 
 // Waits for all threads of the block. In all of them: how many gave true.
 int block_barrier(bool vote);
