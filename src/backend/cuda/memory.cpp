@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/cuda/launch.h"
 #include "backend/cuda/runtime.h"
 #include "core/allocator.h"
 #include "core/block_pool.h"
@@ -19,7 +20,10 @@ void* take(size_t bytes) {
   cudaGetLastError();
   return nullptr;
 }
-void give(void* data) { cudaFreeAsync(data, gpu().stream); }
+void give(void* data) {
+  flush();  // kernels that use it
+  cudaFreeAsync(data, gpu().stream);
+}
 
 detail::BlockPool& pool() {
   static detail::BlockPool& p = [&]() -> detail::BlockPool& {
@@ -52,6 +56,7 @@ Buffer* allocate(size_t bytes) {
 
 Buffer* copy_in(const Buffer& from) {
   Buffer* to = allocate(from.bytes);
+  flush();
   // The driver has taken the bytes of pageable memory when this returns.
   const cudaError_t status =
       cudaMemcpyAsync(to->data, from.data, from.bytes, cudaMemcpyHostToDevice, gpu().stream);
@@ -62,6 +67,7 @@ Buffer* copy_in(const Buffer& from) {
 
 Buffer* copy_out(const Buffer& from) {
   Buffer* to = detail::allocate(from.bytes);
+  flush();
   cudaError_t status = cudaMemcpyAsync(to->data, from.data, from.bytes, cudaMemcpyDeviceToHost, gpu().stream);
   if (status == cudaSuccess) status = cudaStreamSynchronize(gpu().stream);
   if (status != cudaSuccess) detail::release(to);
