@@ -4,6 +4,7 @@
 
 #include "backend/cuda/launch.h"
 #include "backend/cuda/runtime.h"
+#include "backend/cuda/staging.h"
 #include "core/allocator.h"
 #include "core/block_pool.h"
 
@@ -54,25 +55,28 @@ Buffer* allocate(size_t bytes) {
   return b;
 }
 
-Buffer* copy_in(const Buffer& from) {
-  Buffer* to = allocate(from.bytes);
-  flush();
-  // The driver has taken the bytes of pageable memory when this returns.
-  const cudaError_t status =
-      cudaMemcpyAsync(to->data, from.data, from.bytes, cudaMemcpyHostToDevice, gpu().stream);
-  if (status != cudaSuccess) detail::release(to);
-  check(status, "a copy to the GPU");
+// A buffer for a copy, which is made by `copy`.
+template <class F>
+Buffer* copied(Buffer* to, F copy) {
+  try {
+    flush();
+    copy(to->data);
+  } catch (...) {
+    detail::release(to);
+    throw;
+  }
   return to;
 }
 
+Buffer* copy_in(const Buffer& from) {
+  return copied(allocate(from.bytes), [&](void* to) { copy_to_gpu(to, from.data, from.bytes); });
+}
+
 Buffer* copy_out(const Buffer& from) {
-  Buffer* to = detail::allocate(from.bytes);
-  flush();
-  cudaError_t status = cudaMemcpyAsync(to->data, from.data, from.bytes, cudaMemcpyDeviceToHost, gpu().stream);
-  if (status == cudaSuccess) status = cudaStreamSynchronize(gpu().stream);
-  if (status != cudaSuccess) detail::release(to);
-  check(status, "a copy from the GPU");
-  return to;
+  return copied(detail::allocate(from.bytes), [&](void* to) {
+    copy_to_host(to, from.data, from.bytes);
+    check_faults();
+  });
 }
 
 }  // namespace lazuli::cuda
