@@ -13,6 +13,9 @@
 #include <vector>
 
 #include "backend/cuda/runtime.h"
+#ifdef LAZULI_EMULATED
+#include "backend/cuda/emulation/machine.h"
+#endif
 
 namespace lazuli::cuda {
 
@@ -25,6 +28,9 @@ void submit(const void* kernel, dim3 grid, dim3 block, size_t shared, std::span<
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, const char* what,
             Arguments&&... arguments) {
+#ifdef LAZULI_EMULATED
+  emulation::introduce(kernel, what);
+#endif
   std::tuple<std::remove_cv_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
   std::apply(
       [&](auto&... value) {

@@ -7,6 +7,9 @@
 #include "backend/cuda/staging.h"
 #include "core/allocator.h"
 #include "core/block_pool.h"
+#ifdef LAZULI_EMULATED
+#include "backend/cuda/emulation/memory_bounds.h"
+#endif
 
 namespace lazuli::cuda {
 
@@ -37,6 +40,9 @@ detail::BlockPool& pool() {
 }
 
 void destroy(Buffer* b) {
+#ifdef LAZULI_EMULATED
+  emulation::unbound(b->data);
+#endif
   if (b->data) pool().give(b->data, b->bytes);
   b->~Buffer();
   Headers::give(b);
@@ -47,6 +53,9 @@ void destroy(Buffer* b) {
 Buffer* allocate(size_t bytes) {
   // Kernels may read and write whole vectors of what is empty: a block is never null.
   void* data = pool().take(std::max<size_t>(bytes, 1));
+#ifdef LAZULI_EMULATED
+  emulation::bound(data, bytes);
+#endif
   auto* b = new (Headers::take()) Buffer;
   b->place = Device::gpu;
   b->bytes = std::max<size_t>(bytes, 1);
