@@ -42,7 +42,7 @@ std::string contents(const fs::path& file) {
 void run_compiler(const std::string& arguments, const fs::path& result) {
   const fs::path temporary = result.string() + "." + std::to_string(getpid());
   const std::string command =
-      std::string(LAZULI_EMULATED_COMPILER " -std=c++20 -O1 -fPIC -w -ffp-contract=off ") +
+      std::string(LAZULI_EMULATED_COMPILER " -std=c++20 -O1 -fPIC -w -ffp-contract=off -fno-gnu-unique ") +
       "-DLAZULI_EMULATED=1 " LAZULI_EMULATED_FLAGS " -o '" + temporary.string() + "' " + arguments;
   if (std::system(command.c_str()) != 0)
     throw std::runtime_error("[emulated GPU] a generated kernel does not compile: " + command);
