@@ -91,6 +91,7 @@ struct Warp {
 struct Known {
   Call call;
   std::string name;
+  std::span<const size_t> sizes;
   size_t shared = kSharedWithoutLeave;
 };
 
@@ -432,11 +433,16 @@ void fiber_main() {
 
 }  // namespace
 
-void introduce(const void* kernel, Call call, const char* name) {
+void introduce(const void* kernel, Call call, const char* name, std::span<const size_t> sizes) {
   std::lock_guard lock(machine().mutex);
   Known& k = machine().known[kernel];
   k.call = call;
   k.name = name;
+  k.sizes = sizes;
+}
+std::span<const size_t> sizes_of(const void* kernel) {
+  std::lock_guard lock(machine().mutex);
+  return machine().known[kernel].sizes;
 }
 
 void fail(std::string&& message) { machine().fail(std::move(message)); }

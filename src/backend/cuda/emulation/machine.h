@@ -11,8 +11,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -21,12 +23,14 @@ namespace lazuli::cuda::emulation {
 
 // How a launch calls a kernel: its parameters have lost their types on the way.
 using Call = void (*)(const void* kernel, void* const* arguments);
-// Tells of a kernel before its first launch.
-void introduce(const void* kernel, Call call, const char* name);
+// Tells of a kernel before its first launch; `sizes` of its parameters.
+void introduce(const void* kernel, Call call, const char* name, std::span<const size_t> sizes);
+std::span<const size_t> sizes_of(const void* kernel);
 
 template <class... Parameters>
 void introduce(void (*kernel)(Parameters...), const char* name) {
   static_assert((0 + ... + sizeof(Parameters)) <= 4096, "parameters of a kernel are at most 4 KiB");
+  static constexpr std::array<size_t, sizeof...(Parameters)> sizes{sizeof(Parameters)...};
   introduce(
       reinterpret_cast<const void*>(kernel),
       [](const void* kernel, void* const* arguments) {
@@ -36,7 +40,7 @@ void introduce(void (*kernel)(Parameters...), const char* name) {
         }
         (std::index_sequence_for<Parameters...>());
       },
-      name);
+      name, sizes);
 }
 
 // ---- What kernels see ----
