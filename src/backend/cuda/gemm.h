@@ -1,4 +1,4 @@
-// Dense matrix products by the libraries: the only place that calls cuBLASLt or cuBLAS.
+// Dense matrix products, by the libraries where they can.
 //
 //     gemm({.dtype = bfloat16, .m = m, .n = n, .k = k, .a = {x, k}, .b = {w, k, true}, .out = y, .ldo = n});
 //     // y = x @ w.T
