@@ -1,6 +1,6 @@
 // Matrix products by cuBLAS. Operands are read where they are if rows or columns lie together; float32 is
 // computed in float32, halves are added up in float32.
-#include "ops/matmul.h"
+#include "backend/cuda/matmul.h"
 
 #include <cublas_v2.h>
 
@@ -14,6 +14,7 @@
 #include "backend/cuda/library.h"
 #include "backend/cuda/memory.h"
 #include "backend/cuda/runtime.h"
+#include "ops/matmul.h"
 
 namespace lazuli::cuda {
 
@@ -192,6 +193,21 @@ void run_addmm(const KernelCall& call) {
 }
 
 }  // namespace
+
+void multiply(const Operand& a, const Operand& b, const Operand& out) {
+  if (out.size == 0) return;
+  if (a.shape.back() == 0) return fill_zero(out);
+  multiply(a, b, out, 1, 0);
+}
+
+void multiply_transposed(const Operand& a, const Operand& b, const Operand& out) {
+  Operand turned = b;
+  const size_t n = b.shape.size();
+  std::swap(turned.shape[n - 2], turned.shape[n - 1]);
+  std::swap(turned.strides[n - 2], turned.strides[n - 1]);
+  turned.row_contiguous = false;
+  multiply(a, turned, out);
+}
 
 void register_matmul(KernelTable& t) {
   t.add<Matmul>({&run_matmul});
