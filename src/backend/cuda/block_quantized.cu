@@ -82,10 +82,11 @@ __global__ void __launch_bounds__(kThreads)
     uint32_t* own_q = nullptr;
     float *own_scales = nullptr, *own_sums = nullptr;
     if constexpr (kOne) {
-      own_q =
-          reinterpret_cast<uint32_t*>(partial + kSegments * kHeight) + warp * p.segment * (8 + 1 + kHalves);
-      own_scales = reinterpret_cast<float*>(own_q + 8 * p.segment);
-      own_sums = own_scales + p.segment;
+      auto* all = reinterpret_cast<uint32_t*>(partial + kSegments * kHeight);
+      const int64_t all_blocks = kSegments * p.segment;
+      own_q = all + 8 * begin;
+      own_scales = reinterpret_cast<float*>(all + 8 * all_blocks) + begin;
+      own_sums = reinterpret_cast<float*>(all + 9 * all_blocks) + kHalves * begin;
       const float* row = rows.row(rows.item(c.first));
       for (int64_t some = 0; some < p.segment; some += 4) {
         const int64_t at = some + lane / 8;
