@@ -30,7 +30,7 @@ class CudaBackend : public Backend {
     cuda::flush();
     if (marks_ == events_.size()) {
       events_.push_back(nullptr);
-      check(cudaEventCreate(&events_.back()), "cudaEventCreate");
+      check(cudaEventCreateWithFlags(&events_.back(), cudaEventDefault), "cudaEventCreate");
     }
     check(cudaEventRecord(events_[marks_], gpu().stream), "cudaEventRecord");
     return marks_++;
