@@ -222,7 +222,7 @@ void with_general_tile(int64_t rows, int features, Go&& go) {
   using Four = std::integral_constant<int, 4>;
   using Wide = std::integral_constant<int, 8>;
   if (rows <= 16)
-    features <= 64 ? go(One(), Four()) : go(One(), Wide());
+    go(One(), Wide());
   else
     features <= 64 ? go(Four(), Four()) : go(Four(), Wide());
 }

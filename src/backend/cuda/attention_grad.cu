@@ -218,29 +218,35 @@ __global__ void __launch_bounds__(kGeneralThreads)
   }
 }
 
+// So many rows or keys of a tile and features of a result.
+template <class Go>
+void with_grad_tile(int64_t rows, Go&& go) {
+  using One = std::integral_constant<int, 1>;
+  using Four = std::integral_constant<int, 4>;
+  rows <= 16 ? go(One(), Four()) : go(Four(), Four());
+}
+
 template <class T>
 void run_general(const AttentionGradJob& job) {
   using F = typename Rows<T>::F;
   const AttentionJob& in = job.in;
   auto grid = [](int64_t units) { return dim3(static_cast<unsigned>(std::min<int64_t>(units, 0x7fffffff))); };
-  with_general_tile(in.rows, in.dims,
-                    [&]<int kI, int kJ>(std::integral_constant<int, kI>, std::integral_constant<int, kJ>) {
-                      const int64_t row_blocks = (in.rows + 16 * kI - 1) / (16 * kI);
-                      const int features = std::max(1, (in.dims + 16 * kJ - 1) / (16 * kJ));
-                      launch(&grad_of_queries<T, kI, kJ>, grid(in.problems * row_blocks * features),
-                             kGeneralThreads, sizeof(GeneralTile<F, kI>), "the gradient of attention", job,
-                             row_blocks, features);
-                    });
-  with_general_tile(in.keys, std::max(in.dims, in.value_dims),
-                    [&]<int kI, int kJ>(std::integral_constant<int, kI>, std::integral_constant<int, kJ>) {
-                      const int64_t key_blocks = (in.keys + 16 * kI - 1) / (16 * kI);
-                      const int dk_blocks = (in.dims + 16 * kJ - 1) / (16 * kJ),
-                                dv_blocks = (in.value_dims + 16 * kJ - 1) / (16 * kJ);
-                      launch(&grad_of_keys<T, kI, kJ>,
-                             grid(in.problems * key_blocks * (dk_blocks + dv_blocks)), kGeneralThreads,
-                             sizeof(GeneralTile<F, kI>), "the gradient of attention", job, key_blocks,
-                             dk_blocks, dk_blocks + dv_blocks);
-                    });
+  with_grad_tile(
+      in.rows, [&]<int kI, int kJ>(std::integral_constant<int, kI>, std::integral_constant<int, kJ>) {
+        const int64_t row_blocks = (in.rows + 16 * kI - 1) / (16 * kI);
+        const int features = std::max(1, (in.dims + 16 * kJ - 1) / (16 * kJ));
+        launch(&grad_of_queries<T, kI, kJ>, grid(in.problems * row_blocks * features), kGeneralThreads,
+               sizeof(GeneralTile<F, kI>), "the gradient of attention", job, row_blocks, features);
+      });
+  with_grad_tile(in.keys,
+                 [&]<int kI, int kJ>(std::integral_constant<int, kI>, std::integral_constant<int, kJ>) {
+                   const int64_t key_blocks = (in.keys + 16 * kI - 1) / (16 * kI);
+                   const int dk_blocks = (in.dims + 16 * kJ - 1) / (16 * kJ),
+                             dv_blocks = (in.value_dims + 16 * kJ - 1) / (16 * kJ);
+                   launch(&grad_of_keys<T, kI, kJ>, grid(in.problems * key_blocks * (dk_blocks + dv_blocks)),
+                          kGeneralThreads, sizeof(GeneralTile<F, kI>), "the gradient of attention", job,
+                          key_blocks, dk_blocks, dk_blocks + dv_blocks);
+                 });
 }
 
 void set_strides(int64_t (&to)[4], const Operand& o) {
