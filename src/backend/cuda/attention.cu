@@ -71,6 +71,9 @@ void run_attention(const KernelCall& call) {
                                   call.in[2], out, call.in.subspan(3));
   const Dtype type = out.dtype, narrow = call.in[1].dtype;
   if (run_attention_decode(job, type, narrow)) return;
+#ifndef LAZULI_EMULATED
+  if (type == narrow && run_attention_cudnn(job, type)) return;
+#endif
   if (run_attention_flash(job, type, narrow)) return;
   run_attention_general(job, type, narrow);
 }

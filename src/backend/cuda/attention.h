@@ -35,6 +35,8 @@ struct AttentionJob {
 // Each returns false if the case is not its own. `type`: of q and out; `narrow`: of k and v.
 bool run_attention_decode(const AttentionJob& job, Dtype type, Dtype narrow);
 bool run_attention_flash(const AttentionJob& job, Dtype type, Dtype narrow);
+// By cuDNN's fused kernels.
+bool run_attention_cudnn(const AttentionJob& job, Dtype type);
 // For every case.
 void run_attention_general(const AttentionJob& job, Dtype type, Dtype narrow);
 // Of float32, with packed keys and values.

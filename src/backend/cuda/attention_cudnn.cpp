@@ -1,5 +1,7 @@
 #include "backend/cuda/attention_cudnn.h"
 
+#include <algorithm>
+#include <bit>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
@@ -158,21 +160,21 @@ bool wanted() {
   return is;
 }
 
-// Plans by shape; an empty one was refused. A plan is compiled by cuDNN, which takes longer than many a run
-// of it: programs whose shapes change with every call are better off without.
+// Plans by shape. A plan is compiled by cuDNN, which takes longer than many a run of it: programs whose
+// shapes change with every call are better off without.
 class Plans {
  public:
   using Make = CudnnPlan (*)(const AttentionShape&, const CudnnDevice&);
   explicit Plans(Make make, const char* name) : make_(make), name_(name) {}
 
+  // Null if there is none, or none yet. A plan stays where it is.
   const CudnnPlan* find(const AttentionShape& shape) {
     for (Entry& e : entries_)
       if (e.shape == shape) {
         if (++e.seen == kPatience) make(e);
-        return e.plan ? &*e.plan : nullptr;
+        return e.plan.get();
       }
-    if (entries_.size() == kMost) entries_.clear();
-    entries_.push_back({shape, 1, std::nullopt});
+    if (entries_.size() < kMost) entries_.push_back({shape, 1, nullptr});
     return nullptr;
   }
 
@@ -183,11 +185,11 @@ class Plans {
   struct Entry {
     AttentionShape shape;
     int seen;
-    std::optional<CudnnPlan> plan;
+    std::unique_ptr<CudnnPlan> plan;  // null: not made yet, or refused
   };
   void make(Entry& e) {
     try {
-      e.plan = make_(e.shape, CudnnDevice::current());
+      e.plan = std::make_unique<CudnnPlan>(make_(e.shape, CudnnDevice::current()));
     } catch (const std::exception& refusal) {
       if (told()) std::fprintf(stderr, "[cuda] cuDNN has no %s: %s\n", name_, refusal.what());
     }
@@ -235,30 +237,50 @@ std::optional<AttentionShape> shape_of(const AttentionJob& job, Dtype type) {
   return s;
 }
 
+// One run of a plan: addresses, and the scalars themselves.
 struct Pack {
   std::vector<int64_t> numbers;
   std::vector<void*> data;
+  float scale, lowest = std::numeric_limits<float>::lowest(), one = 1;
+  int32_t shift;
+
   void add(int64_t number, const void* p) {
     numbers.push_back(number);
     data.push_back(const_cast<void*>(p));
   }
+  void add_scalar(int64_t number) { add(number, nullptr); }
+  // After a copy the scalars are elsewhere.
+  void find_scalars() {
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      if (numbers[i] == Tensors::scale) data[i] = &scale;
+      if (numbers[i] == Tensors::lowest) data[i] = &lowest;
+      if (numbers[i] == Tensors::one) data[i] = &one;
+      if (numbers[i] == Tensors::shift) data[i] = &shift;
+    }
+  }
 };
 
 // Runs a plan with what both kinds of plan need.
-void run(const CudnnPlan& plan, const AttentionShape& s, const AttentionJob& job, Pack& pack,
+void run(const CudnnPlan& plan, const AttentionShape& s, const AttentionJob& job, Pack pack,
          const char* what) {
-  float scale = job.scale, lowest = std::numeric_limits<float>::lowest();
-  int32_t shift = static_cast<int32_t>(s.keys - s.queries);
+  pack.scale = job.scale;
+  pack.shift = static_cast<int32_t>(s.keys - s.queries);
   pack.add(Tensors::q, job.q);
   pack.add(Tensors::k, job.k);
   pack.add(Tensors::v, job.v);
   pack.add(Tensors::norm, job.norm);
-  pack.add(Tensors::scale, &scale);
-  if (s.causal) pack.add(Tensors::lowest, &lowest);
-  if (s.causal && shift != 0) pack.add(Tensors::shift, &shift);
+  pack.add_scalar(Tensors::scale);
+  if (s.causal) pack.add_scalar(Tensors::lowest);
+  if (s.causal && pack.shift != 0) pack.add_scalar(Tensors::shift);
   const Scratch workspace(static_cast<size_t>(std::max<int64_t>(plan.workspace, 16)));
-  library_call(what,
-               [&](cudaStream_t stream) { plan.run(pack.numbers, pack.data, workspace.as<void>(), stream); });
+  std::vector<uint64_t> arguments{reinterpret_cast<uint64_t>(workspace.as<void>()),
+                                  std::bit_cast<uint32_t>(pack.scale)};
+  for (const void* p : pack.data) arguments.push_back(reinterpret_cast<uint64_t>(p));
+  library_call(what, &plan, arguments,
+               [&plan, pack = std::move(pack), memory = workspace.as<void>()](cudaStream_t stream) mutable {
+                 pack.find_scalars();
+                 plan.run(pack.numbers, pack.data, memory, stream);
+               });
 }
 
 }  // namespace
@@ -271,7 +293,15 @@ bool run_attention_cudnn(const AttentionJob& job, Dtype type) {
   if (!plan) return false;
   Pack pack;
   pack.add(Tensors::out, job.out);
-  run(*plan, *shape, job, pack, "attention");
+  if (job.norm) {
+    run(*plan, *shape, job, std::move(pack), "attention");
+    return true;
+  }
+  // cuDNN 9.19 has kernels only with the norm.
+  AttentionJob with_norm = job;
+  const Scratch norm(static_cast<size_t>(job.problems * job.rows) * sizeof(float));
+  with_norm.norm = norm.as<float>();
+  run(*plan, *shape, with_norm, std::move(pack), "attention");
   return true;
 }
 
@@ -287,7 +317,6 @@ bool run_attention_grad_cudnn(const AttentionGradJob& job, Dtype type) {
   if (!plan) return false;
   const size_t rows = static_cast<size_t>(job.in.problems * job.in.rows);
   const Scratch sums(rows * sizeof(float) * static_cast<size_t>(1 + shape->dims));
-  float one = 1;
   Pack pack;
   pack.add(Tensors::out, job.result);
   pack.add(Tensors::change, job.change);
@@ -296,8 +325,8 @@ bool run_attention_grad_cudnn(const AttentionGradJob& job, Dtype type) {
   pack.add(Tensors::dv, job.dv);
   pack.add(Tensors::dq_sum, sums.as<float>());
   pack.add(Tensors::along, sums.as<float>() + rows * static_cast<size_t>(shape->dims));
-  pack.add(Tensors::one, &one);
-  run(*plan, *shape, job.in, pack, "the gradient of attention");
+  pack.add_scalar(Tensors::one);
+  run(*plan, *shape, job.in, std::move(pack), "the gradient of attention");
   return true;
 }
 

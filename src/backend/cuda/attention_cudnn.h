@@ -24,8 +24,4 @@ struct AttentionTensors {
 CudnnPlan plan_attention(const AttentionShape& shape, const CudnnDevice& device);
 CudnnPlan plan_attention_grad(const AttentionShape& shape, const CudnnDevice& device);
 
-// False if the case is not for cuDNN, or cuDNN has no kernel for it. The first needs job.norm.
-bool run_attention_cudnn(const AttentionJob& job, Dtype type);
-bool run_attention_grad_cudnn(const AttentionGradJob& job, Dtype type);
-
 }  // namespace lazuli::cuda

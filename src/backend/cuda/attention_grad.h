@@ -17,5 +17,7 @@ struct AttentionGradJob {
 
 // Halves on tensor cores; false if the case is not its own.
 bool run_attention_grad_flash(const AttentionGradJob& job, Dtype type);
+// By cuDNN's fused kernels. Needs job.in.norm.
+bool run_attention_grad_cudnn(const AttentionGradJob& job, Dtype type);
 
 }  // namespace lazuli::cuda
