@@ -300,7 +300,7 @@ bool run_attention_cudnn(const AttentionJob& job, Dtype type) {
   // cuDNN 9.19 has kernels only with the norm.
   AttentionJob with_norm = job;
   const Scratch norm(static_cast<size_t>(job.problems * job.rows) * sizeof(float));
-  with_norm.norm = norm.as<float>();
+  with_norm.norm = norm.as<void>();
   run(*plan, *shape, with_norm, std::move(pack), "attention");
   return true;
 }
