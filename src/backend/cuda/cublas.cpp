@@ -273,6 +273,8 @@ cublasStatus_t run_cublas(const Gemm& g, cudaStream_t stream) {
 }
 
 cublasStatus_t run(const Gemm& g, const Plan& p, cudaStream_t stream) {
+  static std::mutex& mutex = *new std::mutex;  // of the handles, and of the bias in a plan
+  const std::lock_guard lock(mutex);
   return p.who == Plan::by_lt ? run_lt(g, p, stream) : run_cublas(g, stream);
 }
 

@@ -28,7 +28,7 @@ __device__ void store(const Skinny& p, const BatchOffsets& at, int64_t row, int6
 
 // A warp takes kCols columns of W and, of `slices` warps that share them, one slice of each step along k.
 template <class T, int kRows, int kCols, int kPack>
-__global__ void __launch_bounds__(kThreads) columns_kernel(Skinny p, int slices, int64_t items) {
+__global__ void __launch_bounds__(kThreads, 2) columns_kernel(Skinny p, int slices, int64_t items) {
   using Packed = lane::Pack<T, kPack>;
   __shared__ float shared[kWarps][kRows * kCols];
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads) columns_kernel(Skinny p, int slices,
       w[c] = static_cast<const T*>(p.w.data) + at.b + min(col0 + c, p.n - 1) * p.w.col;
     float sums[kRows][kCols] = {};
     const int64_t step = int64_t(slices) * kWarp * kPack;
-#pragma unroll 4
+#pragma unroll(kRows == 1 ? 4 : 2)
     for (int64_t k = (slice * kWarp + lane) * kPack; k < p.k; k += step) {
       Packed ws[kCols];
 #pragma unroll
@@ -120,7 +120,7 @@ void columns(const Skinny& p, int64_t items) {
 // time. Where several blocks share columns, each leaves its sums in `partial` and the last one to finish adds
 // them, in the order of k.
 template <class T, int kRows, int kLanes, int kPack>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     rows_kernel(Skinny p, int64_t part, int64_t items, float* partial, unsigned* finished) {
   using Packed = lane::Pack<T, kPack>;
   constexpr int kCols = kLanes * kPack, kDeep = kThreads / kLanes, kSums = kRows * kCols;
