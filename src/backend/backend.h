@@ -83,8 +83,15 @@ class Backend {
   // copy_out waits until the contents are there.
   virtual detail::Buffer* copy_in(const detail::Buffer&) { return nullptr; }
   virtual detail::Buffer* copy_out(const detail::Buffer&) { return nullptr; }
+  // Hands over what has been given so far: a device may gather work for a while.
+  virtual void flush() {}
   // Waits until everything is done. Throws what went wrong since the last time.
   virtual void wait() {}
+  // A point in the device's work, and the time between two such points, for which it waits; a
+  // negative time if the device keeps no time of its own. forget_marks() ends the life of all.
+  virtual size_t mark() { return 0; }
+  virtual double microseconds(size_t /*from*/, size_t /*to*/) { return -1; }
+  virtual void forget_marks() {}
   virtual const Kernel* find(const Primitive&) const = 0;
   virtual std::unordered_map<std::string, std::variant<std::string, size_t>> info() const = 0;
   // A hint that this memory will be read soon. What an earlier call asked for is forgotten.

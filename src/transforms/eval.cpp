@@ -483,6 +483,7 @@ void evaluate(const std::vector<array>& outputs, const ScheduleOptions& options)
   nodes.clear();
   for (auto& a : outputs) nodes.push_back(a.node());
   evaluation.run(nodes, options, active_hooks);
+  if (Backend* gpu = gpu_in_use()) gpu->flush();
 }
 
 ScheduleOptions& eval_options() { return thread_options; }

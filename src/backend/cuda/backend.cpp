@@ -20,11 +20,29 @@ class CudaBackend : public Backend {
   detail::Buffer* allocate(size_t bytes) override { return cuda::allocate(bytes); }
   detail::Buffer* copy_in(const detail::Buffer& b) override { return cuda::copy_in(b); }
   detail::Buffer* copy_out(const detail::Buffer& b) override { return cuda::copy_out(b); }
+  void flush() override { cuda::flush(); }
   void wait() override {
-    flush();
+    cuda::flush();
     check(cudaStreamSynchronize(gpu().stream), "a kernel");
     check_faults();
   }
+  size_t mark() override {
+    cuda::flush();
+    if (marks_ == events_.size()) {
+      events_.push_back(nullptr);
+      check(cudaEventCreateWithFlags(&events_.back(), cudaEventDefault), "cudaEventCreate");
+    }
+    check(cudaEventRecord(events_[marks_], gpu().stream), "cudaEventRecord");
+    return marks_++;
+  }
+  double microseconds(size_t from, size_t to) override {
+    check(cudaEventSynchronize(events_[to]), "a kernel");
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, events_[from], events_[to]), "cudaEventElapsedTime");
+    return 1e3 * static_cast<double>(ms);
+  }
+  void forget_marks() override { marks_ = 0; }
+
   const Kernel* find(const Primitive& p) const override { return table_.find(p); }
 
   void run(const Program& program, const Shape& space, std::span<const Operand> in,
@@ -51,6 +69,8 @@ class CudaBackend : public Backend {
 
  private:
   KernelTable table_;
+  std::vector<cudaEvent_t> events_;  // of the marks
+  size_t marks_ = 0;
 };
 
 }  // namespace

@@ -26,6 +26,10 @@ struct Bfloat {
   uint16_t bits;
 };
 
+#ifdef LAZULI_EMULATED
+inline float of_half(uint16_t h) { return lazuli::cuda::emulation::of_half(h); }
+inline uint16_t to_half(float f) { return lazuli::cuda::emulation::to_half(f); }
+#else
 __device__ inline float of_half(uint16_t h) {
   float f;
   asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
@@ -36,6 +40,7 @@ __device__ inline uint16_t to_half(float f) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
   return h;
 }
+#endif
 __device__ inline float of_bfloat(uint16_t h) { return __uint_as_float(uint32_t(h) << 16); }
 __device__ inline uint16_t to_bfloat(float f) {
   const uint32_t u = __float_as_uint(f);

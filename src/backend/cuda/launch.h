@@ -13,6 +13,9 @@
 #include <vector>
 
 #include "backend/cuda/runtime.h"
+#ifdef LAZULI_EMULATED
+#include "backend/cuda/emulation/machine.h"
+#endif
 
 namespace lazuli::cuda {
 
@@ -25,6 +28,9 @@ void submit(const void* kernel, dim3 grid, dim3 block, size_t shared, std::span<
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, const char* what,
             Arguments&&... arguments) {
+#ifdef LAZULI_EMULATED
+  emulation::introduce(kernel, what);
+#endif
   std::tuple<std::remove_cv_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
   std::apply(
       [&](auto&... value) {
@@ -35,9 +41,13 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
       values);
 }
 
-// Work that a library submits itself: `call` gets the stream. It may be captured into a graph, so it neither
-// waits nor allocates.
+// Work that a library submits itself, at once: `call` gets the stream.
 void library_call(const char* what, const std::function<void(cudaStream_t)>& call);
+// The same, later, and maybe captured into a graph that runs again: `call` is kept, so it holds copies of
+// what it needs, neither waits nor allocates, and does the same whenever `plan` (the shapes, types and
+// algorithm) and `arguments` (addresses and factors) are the same.
+void library_call(const char* what, const void* plan, std::span<const uint64_t> arguments,
+                  std::function<void(cudaStream_t)> call);
 
 // Everything submitted so far is handed to the driver: before a copy, an event, or waiting.
 void flush();

@@ -10,8 +10,12 @@ constexpr int kWarp = 32;
 // The dynamic shared memory of the block; 16-byte aligned.
 template <class T>
 __device__ inline T* shared_memory() {
+#ifdef LAZULI_EMULATED
+  return static_cast<T*>(emulation::dynamic_shared);
+#else
   extern __shared__ uint4 lazuli_dynamic_shared[];
   return reinterpret_cast<T*>(lazuli_dynamic_shared);
+#endif
 }
 
 // What all lanes of a warp hold, joined by `f`, in all of them. Always in the same order.

@@ -1,0 +1,21 @@
+// The gradient of one attention as the kernels of the GPU see it.
+#pragma once
+
+#include "backend/cuda/attention.h"
+
+namespace lazuli::cuda {
+
+struct AttentionGradJob {
+  AttentionJob in;              // without out and sinks
+  const void *result, *change;  // of the attention, and the cotangent
+  int64_t result_at[4], change_at[4];
+  void *dq, *dk, *dv;  // row-contiguous
+  // Of row r of problem p, at p * rows + r, float or double: the logarithm of the sum of exponentials, and
+  // the product of result and cotangent.
+  void *norm, *along;
+};
+
+// Halves on tensor cores; false if the case is not its own.
+bool run_attention_grad_flash(const AttentionGradJob& job, Dtype type);
+
+}  // namespace lazuli::cuda

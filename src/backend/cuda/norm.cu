@@ -1,0 +1,387 @@
+// layer_norm, rms_norm and their gradients: rows are held in registers from their statistics to their
+// results; those too long for that are read again.
+#include "backend/backend.h"
+#include "backend/cuda/launch.h"
+#include "backend/cuda/memory.h"
+#include "backend/cuda/rows.cuh"
+#include "ops/norm.h"
+
+namespace lazuli::cuda {
+
+namespace {
+
+__device__ inline float root(float x) { return sqrtf(x); }
+__device__ inline double root(double x) { return sqrt(x); }
+
+template <class C>
+__device__ inline C group_sum(C x, int group, C* shared) {
+  return group_join(
+      x, C(0), [](C a, C b) { return a + b; }, group, shared);
+}
+
+template <class T>
+constexpr int kMostItems = sizeof(T) == 2 ? 4 : 8;
+
+// ---------------------------------------------------------------- forward
+
+template <class T, int kItems, bool kStaged>
+__global__ void __launch_bounds__(1024)
+    norm_rows(const T* x, const T* __restrict__ weight, const T* __restrict__ bias, T* y, int64_t rows, int n,
+              int group, bool centered, float eps) {
+  using C = Compute<T>;
+  using Held = RowPart<T, kItems, kStaged>;
+  __shared__ C shared[2][kWarp];
+  const Held part(rows, n, group, blockIdx.x);
+  typename Held::Values v;
+  part.load(x, C(0), v);
+  C mean = 0, squares = 0;
+  if (centered) {
+#pragma unroll
+    for (int k = 0; k < kItems; ++k)
+#pragma unroll
+      for (int j = 0; j < Held::kPack; ++j) mean += v[k][j];
+    mean = group_sum(mean, group, shared[0]) / C(n);
+#pragma unroll
+    for (int k = 0; k < kItems; ++k)
+#pragma unroll
+      for (int j = 0; j < Held::kPack; ++j)
+        v[k][j] = part.at(k) + (kStaged ? j : 0) < n ? v[k][j] - mean : C(0);
+  }
+#pragma unroll
+  for (int k = 0; k < kItems; ++k)
+#pragma unroll
+    for (int j = 0; j < Held::kPack; ++j) squares += v[k][j] * v[k][j];
+  const C scale = C(1) / root(group_sum(squares, group, shared[1]) / C(n) + C(eps));
+#pragma unroll
+  for (int k = 0; k < kItems; ++k) {
+    if (part.at(k) >= n) continue;
+    C w[Held::kPack], b[Held::kPack];
+    if (weight) part.load_shared(weight, k, w);
+    if (bias) part.load_shared(bias, k, b);
+#pragma unroll
+    for (int j = 0; j < Held::kPack; ++j) {
+      C r = v[k][j] * scale;
+      if (weight) r *= w[j];
+      if (bias) r += b[j];
+      v[k][j] = r;
+    }
+  }
+  part.store(y, v);
+}
+
+// Sums over a long row by a block, and its statistics: the mean (0 if not centered) and 1 / deviation.
+template <class C, class F>
+__device__ inline C sum_over(int64_t n, C* shared, F term) {
+  C sum = 0;
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) sum += term(i);
+  __syncthreads();  // nobody reads `shared` for an earlier sum
+  return block_join(
+      sum, C(0), [](C a, C b) { return a + b; }, shared);
+}
+template <class C>
+struct Statistics {
+  C mean, scale;
+};
+template <class T, class C = Compute<T>>
+__device__ inline Statistics<C> statistics(const T* x, int64_t n, bool centered, float eps, C* shared) {
+  const C mean = centered ? sum_over(n, shared, [&](int64_t i) { return of_memory(x[i]); }) / C(n) : C(0);
+  const C squares = sum_over(n, shared, [&](int64_t i) {
+    const C d = of_memory(x[i]) - mean;
+    return d * d;
+  });
+  return {mean, C(1) / root(squares / C(n) + C(eps))};
+}
+
+template <class T>
+__global__ void __launch_bounds__(1024)
+    norm_long_rows(const T* x, const T* __restrict__ weight, const T* __restrict__ bias, T* y, int64_t n,
+                   bool centered, float eps) {
+  using C = Compute<T>;
+  __shared__ C shared[kWarp];
+  x += blockIdx.x * n;
+  y += blockIdx.x * n;
+  const auto [mean, scale] = statistics(x, n, centered, eps, shared);
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+    C r = (of_memory(x[i]) - mean) * scale;
+    if (weight) r *= of_memory(weight[i]);
+    if (bias) r += of_memory(bias[i]);
+    y[i] = to_memory<T>(r);
+  }
+}
+
+template <class T>
+void run_rows(const T* x, const T* weight, const T* bias, T* y, int64_t rows, int64_t n, const Norm& p) {
+  const RowPlan plan = plan_rows(n, kRowPack<T>, kMostItems<T>, 1024);
+  if (!plan.items)
+    return launch(&norm_long_rows<T>, static_cast<unsigned>(rows), 1024, 0, "norm", x, weight, bias, y, n,
+                  p.centered, p.eps);
+  const bool packs = rows_in_packs<T>(n, x, weight, bias, y);
+  visit_items<kMostItems<T>>(plan.items, [&](auto items) {
+    launch(packs ? &norm_rows<T, items.value, false> : &norm_rows<T, items.value, true>, plan.blocks(rows),
+           plan.threads, packs ? 0 : row_room<T>(plan, n), "norm", x, weight, bias, y, rows,
+           static_cast<int>(n), plan.group, p.centered, p.eps);
+  });
+}
+
+void run_norm(const KernelCall& call) {
+  const auto& p = static_cast<const Norm&>(call.primitive);
+  const Operand& in = call.in[0];
+  if (in.size == 0) return;
+  const int64_t n = in.shape.back();
+  visit_floats(in.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    run_rows(in.as<const T>(), p.weighted ? call.in[1].as<const T>() : nullptr,
+             p.biased ? call.in[1 + p.weighted].as<const T>() : nullptr, call.out[0].as<T>(), in.size / n, n,
+             p);
+  });
+}
+
+// ---------------------------------------------------------------- gradients
+
+// With h = (x - mean) * scale and u = g * weight: dx = scale * (u - mean(u) - h * mean(u * h)), without
+// mean(u) if not centered; dweight and dbias are the sums of g * h and of g over rows. Every block adds up
+// what its rows give, in order; a second kernel adds up the blocks.
+struct GradTask {
+  int64_t rows;
+  int n, group, sums;  // sums over rows that are asked for: of dweight, then of dbias
+  bool weighted, biased, centered;
+  float eps;
+};
+
+// Threads of a block whose rows are shorter than a warp.
+constexpr int kShortThreads = 128;
+
+// The sums of a block's rows become row blockIdx.x of `partial`, [blocks][sums][n].
+template <class Held, class C>
+__device__ inline void keep_sums(const Held& part, const typename Held::Values& sums, const GradTask& t,
+                                 int which, int items, C* partial, C* shared) {
+  constexpr int kEach = static_cast<int>(sizeof(typename Held::Values) / sizeof(C));
+  partial += (int64_t(blockIdx.x) * t.sums + which) * t.n;
+  const int width = t.group * kEach, groups = static_cast<int>(blockDim.x) / t.group;
+  C* to = partial;
+  if (groups > 1) {
+    __syncthreads();
+    to = shared + static_cast<int>(threadIdx.x) / t.group * width;
+  }
+  for (int k = 0; k < items; ++k)
+#pragma unroll
+    for (int j = 0; j < Held::kPack; ++j)
+      if (part.at(k) + j < t.n) to[part.at(k) + j] = sums[k][j];
+  if (groups == 1) return;
+  __syncthreads();
+  for (int i = threadIdx.x; i < t.n; i += blockDim.x) {
+    C sum = 0;
+    for (int row = 0; row < groups; ++row) sum += shared[row * width + i];
+    partial[i] = sum;
+  }
+}
+
+template <class T, int kItems, bool kStaged>
+__global__ void __launch_bounds__(512) norm_grad_rows(const T* x, const T* __restrict__ weight, const T* g,
+                                                      T* dx, Compute<T>* partial, GradTask t) {
+  using C = Compute<T>;
+  using Held = RowPart<T, kItems, kStaged>;
+  constexpr int kPack = Held::kPack;
+  __shared__ C shared[2][2 * kWarp];
+  __shared__ C gathered[kShortThreads * kItems * kPack];
+  typename Held::Values dweight = {}, dbias = {};
+  const int each = t.group > kWarp ? 1 : static_cast<int>(blockDim.x) / t.group;
+  for (int64_t block = blockIdx.x; block * each < t.rows; block += gridDim.x) {
+    const Held part(t.rows, t.n, t.group, block);
+    typename Held::Values xs, gs;
+    part.load(x, C(0), xs);
+    part.load(g, C(0), gs);
+    // g * weight, a pack at a time: the weight is in a cache, registers are few.
+    auto weighted = [&](int k, C(&u)[kPack]) {
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) u[j] = gs[k][j];
+      if (!t.weighted || part.at(k) >= t.n) return;
+      C w[kPack];
+      part.load_shared(weight, k, w);
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) u[j] *= w[j];
+    };
+    C mean_u = 0;
+    if (t.centered) {
+      C sum = 0, sum_u = 0;
+#pragma unroll
+      for (int k = 0; k < kItems; ++k) {
+        C u[kPack];
+        weighted(k, u);
+#pragma unroll
+        for (int j = 0; j < kPack; ++j) {
+          sum += xs[k][j];
+          sum_u += u[j];
+        }
+      }
+      group_sums(sum, sum_u, t.group, shared[0]);
+      mean_u = sum_u / C(t.n);
+      const C mean = sum / C(t.n);
+#pragma unroll
+      for (int k = 0; k < kItems; ++k)
+#pragma unroll
+        for (int j = 0; j < kPack; ++j)
+          xs[k][j] = part.at(k) + (kStaged ? j : 0) < t.n ? xs[k][j] - mean : C(0);
+    }
+    C squares = 0, products = 0;
+#pragma unroll
+    for (int k = 0; k < kItems; ++k) {
+      C u[kPack];
+      weighted(k, u);
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) {
+        squares += xs[k][j] * xs[k][j];
+        products += u[j] * xs[k][j];
+      }
+    }
+    if (t.centered) {
+      group_sums(squares, products, t.group, shared[1]);
+    } else {
+      if (t.group > kWarp) __syncthreads();  // nobody reads `shared` for the row before
+      group_sums(squares, products, t.group, shared[1]);
+    }
+    const C scale = C(1) / root(squares / C(t.n) + C(t.eps)), mean_uh = products * scale / C(t.n);
+#pragma unroll
+    for (int k = 0; k < kItems; ++k) {
+      C u[kPack];
+      weighted(k, u);
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) {
+        const C h = xs[k][j] * scale;
+        if (part.live) {
+          if (t.weighted) dweight[k][j] += gs[k][j] * h;
+          if (t.biased) dbias[k][j] += gs[k][j];
+        }
+        xs[k][j] = scale * (u[j] - mean_u - h * mean_uh);
+      }
+    }
+    part.store(dx, xs);
+  }
+  const Held part(t.rows, t.n, t.group, 0);
+  if (t.weighted) keep_sums(part, dweight, t, 0, kItems, partial, gathered);
+  if (t.biased) keep_sums(part, dbias, t, t.weighted, kItems, partial, gathered);
+}
+
+// out[i] = the sum over blocks of partial[block][which][i], which = blockIdx.y.
+template <class T>
+__global__ void __launch_bounds__(1024)
+    add_blocks(const Compute<T>* __restrict__ partial, int64_t blocks, int64_t n, T* out0, T* out1) {
+  using C = Compute<T>;
+  __shared__ C shared[kWarp][kWarp + 1];
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t first = int64_t(blockIdx.x) * kWarp;
+  C sum = 0;
+  if (first + lane < n) {
+#pragma unroll 4
+    for (int64_t b = warp; b < blocks; b += kWarp)
+      sum += partial[(b * gridDim.y + blockIdx.y) * n + first + lane];
+  }
+  shared[warp][lane] = sum;
+  __syncthreads();
+  sum = warp_join(shared[lane][warp], [](C a, C b) { return a + b; });
+  if (lane == 0 && first + warp < n) (blockIdx.y ? out1 : out0)[first + warp] = to_memory<T>(sum);
+}
+
+// Long rows: statistics and dx row by row, then the sums column by column.
+template <class T>
+__global__ void __launch_bounds__(1024)
+    norm_grad_long_rows(const T* x, const T* __restrict__ weight, const T* g, T* dx,
+                        Statistics<Compute<T>>* kept, int64_t n, bool centered, float eps) {
+  using C = Compute<T>;
+  __shared__ C shared[kWarp];
+  x += blockIdx.x * n;
+  g += blockIdx.x * n;
+  dx += blockIdx.x * n;
+  const auto [mean, scale] = statistics(x, n, centered, eps, shared);
+  auto u = [&](int64_t i) { return weight ? of_memory(g[i]) * of_memory(weight[i]) : of_memory(g[i]); };
+  const C mean_u = centered ? sum_over(n, shared, u) / C(n) : C(0);
+  const C mean_uh =
+      sum_over(n, shared, [&](int64_t i) { return u(i) * ((of_memory(x[i]) - mean) * scale); }) / C(n);
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+    const C h = (of_memory(x[i]) - mean) * scale;
+    dx[i] = to_memory<T>(scale * (u(i) - mean_u - h * mean_uh));
+  }
+  if (threadIdx.x == 0) kept[blockIdx.x] = {mean, scale};
+}
+template <class T>
+__global__ void __launch_bounds__(256)
+    norm_grad_long_columns(const T* __restrict__ x, const T* __restrict__ g,
+                           const Statistics<Compute<T>>* __restrict__ kept, Compute<T>* partial, int64_t rows,
+                           int64_t n, int sums, bool weighted, bool biased) {
+  using C = Compute<T>;
+  const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  C dweight = 0, dbias = 0;
+#pragma unroll 4
+  for (int64_t r = blockIdx.y; r < rows; r += gridDim.y) {
+    const C gi = of_memory(g[r * n + i]);
+    dweight += gi * ((of_memory(x[r * n + i]) - kept[r].mean) * kept[r].scale);
+    dbias += gi;
+  }
+  partial += int64_t(blockIdx.y) * sums * n + i;
+  if (weighted) partial[0] = dweight;
+  if (biased) partial[weighted * n] = dbias;
+}
+
+template <class T>
+void run_grad(const KernelCall& call) {
+  using C = Compute<T>;
+  const auto& p = static_cast<const NormGrad&>(call.primitive);
+  const int64_t n = call.in[0].shape.back(), rows = n ? call.in[0].size / n : 0;
+  if (n == 0) return;
+  const T *x = call.in[0].as<const T>(), *weight = p.weighted ? call.in[1].as<const T>() : nullptr,
+          *g = call.in[1 + p.weighted].as<const T>();
+  T* dx = call.out[0].as<T>();
+  const int sums = p.weighted + p.biased, processors = gpu().processors;
+  constexpr int kMost = 16 / kRowPack<T> < 4 ? 16 / kRowPack<T> : 4;  // of 128 registers
+  const RowPlan plan = plan_rows(n, kRowPack<T>, kMost, 512);
+  int64_t blocks = 0;  // whose sums there are
+  if (rows == 0) {
+  } else if (plan.items) {
+    // As many blocks as run at once, with some rows each.
+    const int64_t most = int64_t(processors) * std::max(1, 512 / plan.threads), tasks = plan.blocks(rows);
+    blocks = std::min(most, std::max((tasks + 3) / 4, std::min<int64_t>(tasks, processors)));
+  } else {
+    const int64_t across = (n + 255) / 256;
+    blocks = std::clamp<int64_t>(8 * processors / across, 1, std::min<int64_t>(rows, 65535));
+  }
+  const Scratch partial(static_cast<size_t>(std::max<int64_t>(1, blocks * sums * n)) * sizeof(C));
+  if (rows == 0) {
+  } else if (plan.items) {
+    const GradTask t{rows, static_cast<int>(n), plan.group, sums, p.weighted, p.biased, p.centered, p.eps};
+    const bool packs = rows_in_packs<T>(n, x, weight, g, dx);
+    visit_items<kMost>(plan.items, [&](auto items) {
+      launch(packs ? &norm_grad_rows<T, items.value, false> : &norm_grad_rows<T, items.value, true>,
+             static_cast<unsigned>(blocks), plan.threads, packs ? 0 : row_room<T>(plan, n), "norm_grad", x,
+             weight, g, dx, partial.as<C>(), t);
+    });
+  } else {
+    const Scratch kept(static_cast<size_t>(rows) * sizeof(Statistics<C>));
+    launch(&norm_grad_long_rows<T>, static_cast<unsigned>(rows), 1024, 0, "norm_grad", x, weight, g, dx,
+           kept.as<Statistics<C>>(), n, p.centered, p.eps);
+    if (sums)
+      launch(&norm_grad_long_columns<T>,
+             dim3(static_cast<unsigned>((n + 255) / 256), static_cast<unsigned>(blocks)), 256, 0, "norm_grad",
+             x, g, kept.as<Statistics<C>>(), partial.as<C>(), rows, n, sums, p.weighted, p.biased);
+  }
+  if (sums)
+    launch(&add_blocks<T>, dim3(static_cast<unsigned>((n + kWarp - 1) / kWarp), static_cast<unsigned>(sums)),
+           1024, 0, "norm_grad", partial.as<C>(), blocks, n, call.out[1].as<T>(),
+           sums > 1 ? call.out[2].as<T>() : nullptr);
+}
+
+void run_norm_grad(const KernelCall& call) {
+  visit_floats(call.in[0].dtype, [&](auto type) { run_grad<typename decltype(type)::type>(call); });
+}
+
+}  // namespace
+
+void register_norm(KernelTable& t) {
+  t.add<Norm>({&run_norm, 0b111, 0b1});
+  t.add<NormGrad>({&run_norm_grad, 0b111, 0});
+}
+
+}  // namespace lazuli::cuda
