@@ -19,11 +19,11 @@ void show(const char* name, const Device& device) {
     auto gigabytes = [&](const char* key) {
       return static_cast<double>(std::get<size_t>(info.at(key))) / 1e9;
     };
-    fmt::print(
-        "{}  {}{}, {}{:.1f} GB of memory, {:.1f} GB free{}\n", name,
-        text("name") == name ? "" : text("name") + ", ", text("architecture"),
-        info.contains("threads") ? fmt::format(", {} threads, ", std::get<size_t>(info.at("threads"))) : ", ",
-        gigabytes("total_memory"), gigabytes("free_memory"), device == default_device() ? " (default)" : "");
+    std::string line = text("architecture");
+    if (text("name") != name) line = text("name") + ", " + line;
+    if (info.contains("threads")) line += fmt::format(", {} threads", std::get<size_t>(info.at("threads")));
+    fmt::print("{}  {}, {:.1f} GB of memory, {:.1f} GB free{}\n", name, line, gigabytes("total_memory"),
+               gigabytes("free_memory"), device == default_device() ? " (default)" : "");
   } catch (const std::invalid_argument& e) {
     const std::string why = e.what(), mark = "not available: ";
     const size_t at = why.find(mark);
