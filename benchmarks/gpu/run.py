@@ -202,10 +202,10 @@ def measure(options):
             good = sorted((r for r in rounds if "ms" in r), key=lambda r: r["ms"])
             found[way] = good[len(good) // 2] if good else rounds[0]
         result["rows"][row] = found
+        result["rows"] = {r: result["rows"][r] for r in titles if r in result["rows"]}  # the program's order
         (options.out / "gpu_bench.json").write_text(json.dumps(result, indent=1) + "\n")
         cells = [f"{w} {text_of(found[w])}" + (f" [{found[w]['error'][:120]}]" if "error" in found[w] else "")
                  for w, _, _ in steps]
-        result["rows"] = {r: result["rows"][r] for r in titles if r in result["rows"]}  # the program's order
         print(f"[{time.monotonic() - begin:5.1f} s] {row}: " + ", ".join(cells), flush=True)
     for program in programs.values():
         program.close()
