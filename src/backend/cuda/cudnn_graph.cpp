@@ -76,9 +76,7 @@ void CudnnDescriptor::finalize() { cudnn().require(cudnn().finalize(get()), "a d
 const CudnnDevice& CudnnDevice::current() {
   static const CudnnDevice& made = *[] {
     auto* device = new CudnnDevice;
-    device->properties_ = CudnnDescriptor(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR);
-    device->properties_.set(CUDNN_ATTR_DEVICEPROP_HANDLE, CUDNN_TYPE_HANDLE, handle());
-    device->properties_.finalize();
+    device->handle_ = handle();
     return device;
   }();
   return made;
@@ -172,6 +170,7 @@ CudnnPlan CudnnGraph::plan(const CudnnDevice& device) {
   std::vector<cudnnBackendDescriptor_t> raw;
   for (const CudnnDescriptor& op : operations_) raw.push_back(op.get());
   CudnnDescriptor graph(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+  device.set_handle(graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE);
   graph.set(CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, static_cast<int64_t>(raw.size()),
             raw.data());
   graph.finalize();
@@ -181,7 +180,7 @@ CudnnPlan CudnnGraph::plan(const CudnnDevice& device) {
     CudnnDescriptor heuristic(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
     heuristic.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
     heuristic.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, mode);
-    heuristic.set(CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, device.properties());
+    device.set_properties(heuristic, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP);
     try {
       heuristic.finalize();
     } catch (const CudnnRefusal& e) {
@@ -201,7 +200,8 @@ CudnnPlan CudnnGraph::plan(const CudnnDevice& device) {
       result.plan = CudnnDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
       try {
         result.plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configs[static_cast<size_t>(i)]);
-        result.plan.set(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, device.properties());
+        device.set_handle(result.plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE);
+        device.set_properties(result.plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP);
         result.plan.finalize();
         result.workspace = result.plan.get_integer(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE);
         return result;
