@@ -3,7 +3,7 @@
 # left out, and with it everything that includes its headers; the CPU's kernels do that work.
 file(GLOB sources CONFIGURE_DEPENDS src/backend/cuda/*.cpp src/backend/cuda/*.cu)
 file(GLOB headers CONFIGURE_DEPENDS src/backend/cuda/*.h src/backend/cuda/*.cuh)
-set(LAZULI_NOT_EMULATED "backend/cuda/(library|jit)\\.h|nvrtc\\.h|cublas[A-Za-z_0-9]*\\.h|cudnn[a-z_0-9]*\\.h")
+set(LAZULI_NOT_EMULATED "backend/cuda/library\\.h|nvrtc\\.h|cublas[A-Za-z_0-9]*\\.h|cudnn[a-z_0-9]*\\.h")
 set(before "")
 while(NOT LAZULI_NOT_EMULATED STREQUAL before)
   set(before "${LAZULI_NOT_EMULATED}")
@@ -38,6 +38,18 @@ list(FILTER kernels INCLUDE REGEX "\\.cu$")
 set(LAZULI_EMULATED_KERNELS -O1 -ffp-contract=off -Wno-unknown-pragmas
     -include ${PROJECT_SOURCE_DIR}/src/backend/cuda/emulation/device.h)
 set_source_files_properties(${kernels} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "${LAZULI_EMULATED_KERNELS}")
+# Generated kernels, if asked for (emulation/fused.cpp).
+set_source_files_properties(src/backend/cuda/elementwise.cpp PROPERTIES COMPILE_DEFINITIONS run_program=run_generated_program)
+set_source_files_properties(src/backend/cuda/reduce.cpp PROPERTIES COMPILE_DEFINITIONS run_reduce=run_generated_reduce)
+set(source ${PROJECT_SOURCE_DIR}/src)
+set(flags "-I${source}/backend/cuda/emulation/include -I${source} -I${PROJECT_SOURCE_DIR}/include")
+if(LAZULI_SANITIZE)
+  string(APPEND flags " -fsanitize=${LAZULI_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all")
+endif()
+set_source_files_properties(src/backend/cuda/emulation/jit.cpp PROPERTIES COMPILE_DEFINITIONS
+  "LAZULI_EMULATED_COMPILER=\"${CMAKE_CXX_COMPILER}\";LAZULI_EMULATED_SOURCE=\"${source}\";LAZULI_EMULATED_FLAGS=\"${flags}\"")
+target_link_options(lazuli PUBLIC -rdynamic)  # they use the machine of the program
+
 target_compile_definitions(lazuli_cuda_emulated PRIVATE LAZULI_CUDA=1 LAZULI_EMULATED=1)
 target_include_directories(lazuli_cuda_emulated PRIVATE src/backend/cuda/emulation/include include src
   ${CMAKE_CURRENT_BINARY_DIR}/generated)

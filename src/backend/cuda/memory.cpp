@@ -41,7 +41,10 @@ detail::BlockPool& pool() {
 
 void destroy(Buffer* b) {
 #ifdef LAZULI_EMULATED
-  emulation::unbound(b->data);
+  if (emulation::kBounds) {
+    flush();
+    emulation::unbound(b->data);
+  }
 #endif
   if (b->data) pool().give(b->data, b->bytes);
   b->~Buffer();
@@ -54,7 +57,10 @@ Buffer* allocate(size_t bytes) {
   // Kernels may read and write whole vectors of what is empty: a block is never null.
   void* data = pool().take(std::max<size_t>(bytes, 1));
 #ifdef LAZULI_EMULATED
-  emulation::bound(data, bytes);
+  if (emulation::kBounds) {
+    flush();
+    emulation::bound(data, bytes);
+  }
 #endif
   auto* b = new (Headers::take()) Buffer;
   b->place = Device::gpu;

@@ -19,9 +19,9 @@
 
 #define __CUDA_ARCH__ 900
 #define threadIdx (::lazuli::cuda::emulation::current->index)
-#define blockIdx (::lazuli::cuda::emulation::block_index)
-#define blockDim (::lazuli::cuda::emulation::block_shape)
-#define gridDim (::lazuli::cuda::emulation::grid_shape)
+inline const uint3& blockIdx = lazuli::cuda::emulation::block_index;
+inline const dim3& blockDim = lazuli::cuda::emulation::block_shape;
+inline const dim3& gridDim = lazuli::cuda::emulation::grid_shape;
 constexpr int warpSize = 32;
 
 // ---- Barriers and warps ----

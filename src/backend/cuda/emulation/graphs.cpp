@@ -1,63 +1,120 @@
-// CUDA graphs on the emulated GPU: kernels with copies of their parameters, run in the order in which they
-// were added, each of which must come after the one before it.
-#include <cuda_runtime_api.h>
+#include "backend/cuda/emulation/graphs.h"
 
-#include <cstring>
+#include <map>
 #include <memory>
-#include <unordered_map>
 #include <vector>
 
 #include "backend/cuda/emulation/machine.h"
 
+// A launch with copies of its parameters, a call, or a graph.
 struct CUgraphNode_st {
-  const void* kernel;
+  const void* kernel = nullptr;
   dim3 grid, block;
-  size_t shared;
-  std::vector<std::vector<char>> parameters;
-
-  explicit CUgraphNode_st(const cudaKernelNodeParams& p)
-      : kernel(p.func), grid(p.gridDim), block(p.blockDim), shared(p.sharedMemBytes) {
-    const auto sizes = lazuli::cuda::emulation::sizes_of(kernel);
-    for (size_t i = 0; i < sizes.size(); ++i) {
-      const char* from = static_cast<const char*>(p.kernelParams[i]);
-      parameters.emplace_back(from, from + sizes[i]);
-    }
-  }
+  size_t shared = 0;
+  std::vector<std::vector<std::byte>> parameters;
+  std::function<void()> call;
+  std::shared_ptr<CUgraph_st> child;
 };
 struct CUgraph_st {
-  std::vector<std::unique_ptr<CUgraphNode_st>> nodes;
+  std::vector<std::shared_ptr<CUgraphNode_st>> nodes;
 };
+// What runs: copies, found by the nodes that they are copies of.
 struct CUgraphExec_st {
-  std::vector<CUgraphNode_st> nodes;
-  std::unordered_map<cudaGraphNode_t, size_t> places;
+  std::vector<std::pair<const CUgraphNode_st*, CUgraphNode_st>> nodes;
+
+  CUgraphNode_st* find(const CUgraphNode_st* of) {
+    for (auto& [original, node] : nodes)
+      if (original == of) return &node;
+    return nullptr;
+  }
 };
 
-cudaError_t cudaGraphCreate(cudaGraph_t* g, unsigned) {
-  *g = new CUgraph_st;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t g) {
-  delete g;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t* node, cudaGraph_t g, const cudaGraphNode_t* after,
-                                   size_t count, const cudaKernelNodeParams* p) {
-  const bool chained = g->nodes.empty() ? count == 0 : count == 1 && *after == g->nodes.back().get();
-  if (!chained) return cudaErrorNotSupported;
-  g->nodes.push_back(std::make_unique<CUgraphNode_st>(*p));
-  *node = g->nodes.back().get();
-  return cudaSuccess;
-}
-cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t*, cudaGraph_t, const cudaGraphNode_t*, size_t,
-                                       cudaGraph_t) {
-  return cudaErrorNotSupported;
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t g, unsigned long long) {
-  *exec = new CUgraphExec_st;
-  for (const auto& node : g->nodes) {
-    (*exec)->places[node.get()] = (*exec)->nodes.size();
-    (*exec)->nodes.push_back(*node);
+namespace {
+
+CUgraphNode_st node_of(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared) {
+  CUgraphNode_st n;
+  n.kernel = kernel;
+  n.grid = grid;
+  n.block = block;
+  n.shared = shared;
+  for (size_t bytes : lazuli::cuda::emulation::parameters_of(kernel)) {
+    const auto* from = static_cast<const std::byte*>(arguments[n.parameters.size()]);
+    n.parameters.emplace_back(from, from + bytes);
   }
+  return n;
+}
+CUgraphNode_st node_of(const cudaKernelNodeParams& p) {
+  return node_of(p.func, p.gridDim, p.blockDim, p.kernelParams, p.sharedMemBytes);
+}
+
+cudaError_t run(CUgraphNode_st& n, cudaStream_t stream) {
+  if (n.call) n.call();
+  if (n.child)
+    for (auto& node : n.child->nodes)
+      if (const cudaError_t e = run(*node, stream); e != cudaSuccess) return e;
+  if (!n.kernel) return cudaSuccess;
+  std::vector<void*> arguments;
+  for (auto& p : n.parameters) arguments.push_back(p.data());
+  return cudaLaunchKernel(n.kernel, n.grid, n.block, arguments.data(), n.shared, stream);
+}
+
+cudaError_t add(cudaGraphNode_t* to, cudaGraph_t graph, CUgraphNode_st node) {
+  graph->nodes.push_back(std::make_shared<CUgraphNode_st>(std::move(node)));
+  *to = graph->nodes.back().get();
+  return cudaSuccess;
+}
+
+}  // namespace
+
+namespace lazuli::cuda::emulation {
+
+bool capture(cudaStream_t stream, std::function<void()> call) {
+  if (!stream || !stream->recording) return false;
+  CUgraphNode_st n;
+  n.call = std::move(call);
+  cudaGraphNode_t added;
+  add(&added, stream->recording, std::move(n));
+  return true;
+}
+bool capture_kernel(cudaStream_t stream, const void* kernel, dim3 grid, dim3 block, void** arguments,
+                    size_t shared) {
+  if (!stream || !stream->recording) return false;
+  cudaGraphNode_t added;
+  add(&added, stream->recording, node_of(kernel, grid, block, arguments, shared));
+  return true;
+}
+
+}  // namespace lazuli::cuda::emulation
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (stream->recording) return cudaErrorInvalidValue;
+  return cudaGraphCreate(&stream->recording, 0);
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = std::exchange(stream->recording, nullptr);
+  return *graph ? cudaSuccess : cudaErrorInvalidValue;
+}
+cudaError_t cudaGraphCreate(cudaGraph_t* graph, unsigned) {
+  *graph = new CUgraph_st;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t*, size_t,
+                                   const cudaKernelNodeParams* p) {
+  return add(node, graph, node_of(*p));
+}
+cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t*,
+                                       size_t, cudaGraph_t child) {
+  CUgraphNode_st n;
+  n.child = std::make_shared<CUgraph_st>(*child);
+  return add(node, graph, std::move(n));
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  *exec = new CUgraphExec_st;
+  for (const auto& n : graph->nodes) (*exec)->nodes.emplace_back(n.get(), *n);
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
@@ -66,23 +123,20 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
 }
 cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node,
                                              const cudaKernelNodeParams* p) {
-  const auto place = exec->places.find(node);
-  if (place == exec->places.end()) return cudaErrorInvalidValue;
-  exec->nodes[place->second] = CUgraphNode_st(*p);
+  CUgraphNode_st* n = exec->find(node);
+  if (!n || !n->kernel) return cudaErrorInvalidValue;
+  *n = node_of(*p);
   return cudaSuccess;
 }
-cudaError_t cudaGraphExecChildGraphNodeSetParams(cudaGraphExec_t, cudaGraphNode_t, cudaGraph_t) {
-  return cudaErrorNotSupported;
+cudaError_t cudaGraphExecChildGraphNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node,
+                                                 cudaGraph_t child) {
+  CUgraphNode_st* n = exec->find(node);
+  if (!n || !n->child) return cudaErrorInvalidValue;
+  n->child = std::make_shared<CUgraph_st>(*child);
+  return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
-  for (CUgraphNode_st& node : exec->nodes) {
-    std::vector<void*> pointers;
-    for (auto& p : node.parameters) pointers.push_back(p.data());
-    const cudaError_t status =
-        cudaLaunchKernel(node.kernel, node.grid, node.block, pointers.data(), node.shared, stream);
-    if (status != cudaSuccess) return status;
-  }
+  for (auto& [original, node] : exec->nodes)
+    if (const cudaError_t e = run(node, stream); e != cudaSuccess) return e;
   return cudaSuccess;
 }
-cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) { return cudaErrorNotSupported; }
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t*) { return cudaErrorNotSupported; }

@@ -11,6 +11,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "backend/cuda/emulation/graphs.h"
+
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -90,8 +92,8 @@ struct Warp {
 };
 struct Known {
   Call call;
-  std::string name;
   std::span<const size_t> sizes;
+  std::string name;
   size_t shared = kSharedWithoutLeave;
 };
 
@@ -433,16 +435,17 @@ void fiber_main() {
 
 }  // namespace
 
-void introduce(const void* kernel, Call call, const char* name, std::span<const size_t> sizes) {
+std::span<const size_t> parameters_of(const void* kernel) {
+  std::lock_guard lock(machine().mutex);
+  return machine().known.at(kernel).sizes;
+}
+
+void introduce(const void* kernel, Call call, std::span<const size_t> sizes, const char* name) {
   std::lock_guard lock(machine().mutex);
   Known& k = machine().known[kernel];
   k.call = call;
-  k.name = name;
   k.sizes = sizes;
-}
-std::span<const size_t> sizes_of(const void* kernel) {
-  std::lock_guard lock(machine().mutex);
-  return machine().known[kernel].sizes;
+  k.name = name;
 }
 
 void fail(std::string&& message) { machine().fail(std::move(message)); }
@@ -460,7 +463,8 @@ uint32_t lanes_alive() { return machine().alive(); }
 using namespace lazuli::cuda::emulation;
 
 cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared,
-                             cudaStream_t) {
+                             cudaStream_t stream) {
+  if (capture_kernel(stream, kernel, grid, block, arguments, shared)) return cudaSuccess;
   std::lock_guard lock(machine().mutex);
   auto& known = machine().known;
   const auto it = known.find(kernel);

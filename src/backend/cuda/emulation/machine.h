@@ -11,7 +11,6 @@
 
 #include <cuda_runtime_api.h>
 
-#include <array>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -23,14 +22,15 @@ namespace lazuli::cuda::emulation {
 
 // How a launch calls a kernel: its parameters have lost their types on the way.
 using Call = void (*)(const void* kernel, void* const* arguments);
-// Tells of a kernel before its first launch; `sizes` of its parameters.
-void introduce(const void* kernel, Call call, const char* name, std::span<const size_t> sizes);
-std::span<const size_t> sizes_of(const void* kernel);
+// Tells of a kernel before its first launch.
+void introduce(const void* kernel, Call call, std::span<const size_t> sizes, const char* name);
+// The sizes of its parameters.
+std::span<const size_t> parameters_of(const void* kernel);
 
 template <class... Parameters>
 void introduce(void (*kernel)(Parameters...), const char* name) {
   static_assert((0 + ... + sizeof(Parameters)) <= 4096, "parameters of a kernel are at most 4 KiB");
-  static constexpr std::array<size_t, sizeof...(Parameters)> sizes{sizeof(Parameters)...};
+  static constexpr size_t kSizes[] = {sizeof(Parameters)..., 0};
   introduce(
       reinterpret_cast<const void*>(kernel),
       [](const void* kernel, void* const* arguments) {
@@ -40,7 +40,7 @@ void introduce(void (*kernel)(Parameters...), const char* name) {
         }
         (std::index_sequence_for<Parameters...>());
       },
-      name, sizes);
+      std::span(kSizes, sizeof...(Parameters)), name);
 }
 
 // ---- What kernels see ----

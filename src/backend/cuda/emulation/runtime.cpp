@@ -13,13 +13,15 @@
 #include <string>
 #include <utility>
 
+#include "backend/cuda/emulation/graphs.h"
 #include "backend/cuda/emulation/memory_bounds.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #endif
 
-struct CUstream_st {};
+using lazuli::cuda::emulation::capture;
+
 struct CUevent_st {
   std::chrono::steady_clock::time_point at;
 };
@@ -187,18 +189,19 @@ cudaError_t cudaFreeHost(void* p) {
   std::free(p);
   return cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
   const bool to_gpu = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
   const bool from_gpu = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
   const bool there = memory().holds(to, bytes), here = memory().holds(from, bytes);
   if (kind != cudaMemcpyDefault && (there != to_gpu || here != from_gpu))
     return failed(cudaErrorInvalidValue);
-  std::memmove(to, from, bytes);
+  if (!capture(stream, [=] { std::memmove(to, from, bytes); })) std::memmove(to, from, bytes);
   return cudaSuccess;
 }
-cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
+cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
   if (!memory().holds(p, bytes)) return failed(cudaErrorInvalidValue);
-  std::memset(p, value, bytes);
+  if (!capture(stream, [=] { std::memset(p, value, bytes); })) std::memset(p, value, bytes);
   return cudaSuccess;
 }
 
@@ -217,6 +220,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) {
   *e = new CUevent_st;
   return cudaSuccess;
 }
+cudaError_t cudaEventCreate(cudaEvent_t* e) { return cudaEventCreateWithFlags(e, 0); }
 cudaError_t cudaEventDestroy(cudaEvent_t e) {
   delete e;
   return cudaSuccess;
