@@ -164,8 +164,8 @@ class Library:
         f = self.convolve(precision)
         return self.each(lambda x, g, w: jax.vjp(f, x, w)[1](g), x, g, [self.normal(3, 3, c, c, dtype=dtype, scale=0.05)])
 
-    def attend(self, q, k, v, causal=True):
-        return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn" if self.gpu else None)
+    def attend(self, q, k, v):
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn" if self.gpu else None)
 
     def attention_data(self, size):
         batch, heads, n = self.sizes.attention  # JAX has the heads behind the positions
@@ -260,7 +260,7 @@ class Library:
         def token(layers, head, x):
             for qkv, out, gate_up, down, keys, values in layers:
                 q = (rms_norm(x, w) @ qkv)[:, :hidden].reshape(1, 1, heads, size)
-                x = x + self.attend(q, keys, values, causal=False).reshape(1, hidden) @ out
+                x = x + jax.nn.dot_product_attention(q, keys, values).reshape(1, hidden) @ out
                 gate, up = jnp.split(rms_norm(x, w) @ gate_up, 2, -1)
                 x = x + (jax.nn.silu(gate) * up) @ down
             return (rms_norm(x, w) @ head).argmax(-1)

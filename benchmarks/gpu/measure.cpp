@@ -50,6 +50,7 @@ Timing measure(const Case& c) {
 void print_result(const Row& row) {
   try {
     lazuli::reset_peak_memory();
+    lazuli::allow_tf32(false);
     const Case c = row.make();
     const Timing t = measure(c);
     std::printf("{\"row\": \"%s\", \"ms\": %.6g, \"min_ms\": %.6g, \"runs\": %zu", row.name.c_str(),

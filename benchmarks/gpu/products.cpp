@@ -19,6 +19,11 @@ Case product(int64_t n, Dtype dtype) {
           },
           .flops = 2.0 * static_cast<double>(n * n * n)};
 }
+// float32 inputs rounded to TF32.
+Case in_tf32(Case c) {
+  c.prepare = [](int) { allow_tf32(true); };  // print_result turns it off for the next row
+  return c;
+}
 Case vector_product() {
   constexpr int64_t n = 8192;
   array x = astype(random::normal({1, n}), bfloat16);
@@ -107,9 +112,13 @@ std::vector<Row> product_rows() {
   return {
       {"matmul_bf16", "matmul bf16, 8192³", [] { return product(8192, bfloat16); }},
       {"matmul_f16", "matmul f16, 8192³", [] { return product(8192, float16); }},
+      {"matmul_tf32", "matmul f32 as TF32, 8192³", [] { return in_tf32(product(8192, float32)); }},
       {"matmul_f32", "matmul f32, exact, 4096³", [] { return product(4096, float32); }},
       {"matvec_bf16", "x[1,8192] @ W bf16", vector_product},
-      {"conv_f32", "conv2d [64,56,56,64] * [64,3,3,64] f32", [] { return convolution(float32); }},
+      {"conv_tf32", "conv2d [64,56,56,64] * [64,3,3,64] f32 as TF32",
+       [] { return in_tf32(convolution(float32)); }},
+      {"conv_grad_tf32", "its gradients", [] { return in_tf32(convolution_gradient(float32)); }},
+      {"conv_f32", "conv2d, the same in exact f32", [] { return convolution(float32); }},
       {"conv_grad_f32", "its gradients", [] { return convolution_gradient(float32); }},
       {"conv_bf16", "conv2d, the same in bf16", [] { return convolution(bfloat16); }},
       {"conv_grad_bf16", "its gradients", [] { return convolution_gradient(bfloat16); }},

@@ -10,7 +10,7 @@ from peers import Case
 
 # Rows where torch.compile can gain something; the others are one kernel of a library.
 COMPILED = ("fma", "gelu", "sum_", "softmax", "layer_norm", "rms_norm", "transpose", "argmax", "cumsum",
-            "mlp_step", "gpt_step", "decode_bf16", "prefill_bf16")
+            "mlp_step", "gpt_step", "decode_bf16")
 BF16 = torch.bfloat16
 
 
@@ -71,13 +71,12 @@ class Library:
         }
         for t, dtype in (("f32", torch.float32), ("bf16", BF16)):
             square = lambda f, dtype=dtype: lambda: self.each(f, self.normals(s.side, s.side, dtype=dtype))
-            w, b = (self.normal(s.side, dtype=dtype) for _ in range(2))
             rows |= {
                 f"sum_axis0_{t}": square(lambda x: x.sum(0)),
                 f"sum_axis1_{t}": square(lambda x: x.sum(1)),
                 f"softmax_{t}": square(lambda x: F.softmax(x, -1)),
-                f"layer_norm_{t}": square(lambda x, w=w, b=b: F.layer_norm(x, (s.side,), w, b)),
-                f"rms_norm_{t}": square(lambda x, w=w: F.rms_norm(x, (s.side,), w)),
+                f"layer_norm_{t}": self.norm(lambda x, w, b: F.layer_norm(x, w.shape, w, b), dtype),
+                f"rms_norm_{t}": self.norm(lambda x, w, b: F.rms_norm(x, w.shape, w), dtype),
                 f"transpose_{t}": square(lambda x: x.t().contiguous()),
                 f"argmax_{t}": square(lambda x: x.argmax(1)),
                 f"cumsum_{t}": square(lambda x: x.cumsum(1)),
@@ -110,6 +109,13 @@ class Library:
             rows[f"attention_{size}"] = lambda size=size: self.attention(size)
             rows[f"attention_grad_{size}"] = lambda size=size: self.attention_gradient(size)
         return rows
+
+    def norm(self, f, dtype):
+        def make():
+            x, side = self.normals(self.sizes.side, self.sizes.side, dtype=dtype), self.sizes.side
+            w, b, g = self.normal(side, dtype=dtype), self.normal(side, dtype=dtype), self.compile(f)
+            return Case(lambda i: g(x[i % len(x)], w, b))
+        return make
 
     def multiply_add(self):
         a, b = self.normals(self.sizes.many), self.normals(self.sizes.many)
@@ -213,6 +219,7 @@ class Library:
     # ---- training ----
 
     def mlp_step(self):
+        """The loss is compiled, its gradient with it; so does who trains in PyTorch."""
         model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(),
                               nn.Linear(256, 10)).to(self.device)
         x, y = self.normal(256, 784), torch.randint(0, 10, (256,), device=self.device)
@@ -230,14 +237,14 @@ class Library:
         model = Gpt(**o).to(self.device)
         shape = (self.sizes.gpt_batch, o["context"])
         ids, targets = (torch.randint(0, o["vocabulary"], shape, device=self.device) for _ in range(2))
-        forward = self.compile(model)
+        loss = self.compile(lambda: F.cross_entropy(model(ids).flatten(0, 1), targets.flatten()))
         optimizer = torch.optim.AdamW(model.parameters(), 3e-4, fused=True)
 
         def run(_):
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(self.device, BF16):
-                loss = F.cross_entropy(forward(ids).flatten(0, 1), targets.flatten())
-            loss.backward()
+                value = loss()
+            value.backward()
             optimizer.step()
         return Case(run, most=4)
 
@@ -257,12 +264,11 @@ class Library:
 
     def prefill(self):
         model = Decoder(self, False)
-        read = self.compile(model.read)
         x = self.normal(self.sizes.lm["context"], self.sizes.lm["hidden"], dtype=BF16)
 
         def run(_):
             with torch.no_grad():
-                return read(x)
+                return model.read(x)
         return Case(run, most=4)
 
 

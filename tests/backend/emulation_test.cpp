@@ -180,6 +180,80 @@ TEST(Emulation, DynamicSharedMemory) {
   EXPECT_THAT(out.read(), testing::Each(512.0f));
 }
 
+__global__ void late_copies(const int* in, int* out) {
+  alignas(16) __shared__ int tile[12];
+  emulation::copy_later(tile, in, 16);
+  emulation::end_copies();
+  emulation::copy_later(tile + 4, in + 4, 16);
+  emulation::end_copies();
+  emulation::copy_later(tile + 8, nullptr, 16);
+  emulation::wait_copies(1);
+  out[0] = tile[0], out[1] = tile[4], out[2] = tile[8];
+  emulation::wait_copies(0);
+  out[3] = tile[4], out[4] = tile[8];
+  emulation::end_copies();
+  emulation::wait_copies(0);
+  out[5] = tile[8];
+}
+TEST(Emulation, CopiesAreDoneWhenTheyAreWaitedFor) {
+  OnGpu<int> in(8), out(6);
+  const std::vector<int> numbers{1, 2, 3, 4, 5, 6, 7, 8};
+  cudaMemcpyAsync(in, numbers.data(), 32, cudaMemcpyHostToDevice, nullptr);
+  ASSERT_EQ(start(&late_copies, 1, 1, 0, in, out), cudaSuccess);
+  EXPECT_THAT(out.read(), testing::ElementsAre(1, -1, -1, 5, -1, 0));
+}
+
+struct Word {
+  int at[3];
+};
+__global__ void gathers(int* out) {
+  Word all[32];
+  const int lane = static_cast<int>(threadIdx.x);
+  emulation::gather(~0u, "a gather", Word{{lane, 2 * lane, 3 * lane}}, all);
+  out[lane] = all[(lane + 1) % 32].at[2];
+}
+TEST(Emulation, LanesSeeWhatOthersBring) {
+  OnGpu<int> out(32);
+  ASSERT_EQ(start(&gathers, 1, 32, 0, out), cudaSuccess);
+  for (int i = 0; i < 32; ++i) EXPECT_EQ(out.read()[static_cast<size_t>(i)], (i + 1) % 32 * 3);
+}
+
+__global__ void add_to(int* out, int x) { out[0] = 10 * out[0] + x; }
+TEST(Emulation, GraphsRunWhatWasRecorded) {
+  OnGpu<int> out(1);
+  cudaStream_t stream;
+  cudaStreamCreateWithFlags(&stream, 0);
+  ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+  cudaMemsetAsync(out, 0, 4, stream);
+  emulation::introduce(&add_to, "of a test");
+  int* at = out;
+  int x = 1;
+  void* arguments[] = {&at, &x};
+  const auto* kernel = reinterpret_cast<const void*>(&add_to);
+  ASSERT_EQ(cudaLaunchKernel(kernel, 1, 1, arguments, 0, stream), cudaSuccess);
+  cudaGraph_t recorded, graph;
+  ASSERT_EQ(cudaStreamEndCapture(stream, &recorded), cudaSuccess);
+  ASSERT_EQ(cudaGraphCreate(&graph, 0), cudaSuccess);
+  cudaGraphNode_t child, node;
+  ASSERT_EQ(cudaGraphAddChildGraphNode(&child, graph, nullptr, 0, recorded), cudaSuccess);
+  x = 2;
+  cudaKernelNodeParams p{const_cast<void*>(kernel), 1, 1, 0, arguments, nullptr};
+  ASSERT_EQ(cudaGraphAddKernelNode(&node, graph, &child, 1, &p), cudaSuccess);
+  cudaGraphExec_t exec;
+  ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+  ASSERT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
+  EXPECT_THAT(out.read(), testing::ElementsAre(12));
+  x = 3;
+  ASSERT_EQ(cudaGraphExecKernelNodeSetParams(exec, node, &p), cudaSuccess);
+  ASSERT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
+  EXPECT_THAT(out.read(), testing::ElementsAre(13));
+  EXPECT_EQ(cudaGraphExecKernelNodeSetParams(exec, child, &p), cudaErrorInvalidValue);
+  cudaGraphExecDestroy(exec);
+  cudaGraphDestroy(graph);
+  cudaGraphDestroy(recorded);
+  cudaStreamDestroy(stream);
+}
+
 TEST(Emulation, HalvesConvertAsTheirDefinitionSays) {
   for (uint32_t bits = 0; bits < 65536; ++bits) {
     const auto h = static_cast<uint16_t>(bits);

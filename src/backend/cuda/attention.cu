@@ -23,6 +23,14 @@ void run_attention_general(const AttentionJob& job, Dtype type, Dtype narrow) {
   });
 }
 
+void fill_zeros(const Operand& out) {
+  if (out.size == 0) return;
+  library_call("zeros", [&](cudaStream_t stream) {
+    check(cudaMemsetAsync(out.data, 0, static_cast<size_t>(out.size * out.dtype.size()), stream),
+          "cudaMemset");
+  });
+}
+
 namespace {
 
 void set_strides(int64_t (&to)[4], const Operand& o) {
@@ -65,12 +73,19 @@ AttentionJob job_of(const P& p, const Operand& q, const Operand& k, const Operan
 }
 
 void run_attention(const KernelCall& call) {
+  const auto& p = static_cast<const Attention&>(call.primitive);
   const Operand& out = call.out[0];
-  if (out.size == 0) return;
-  const AttentionJob job = job_of(static_cast<const Attention&>(call.primitive), call.in[0], call.in[1],
-                                  call.in[2], out, call.in.subspan(3));
+  if (out.size == 0) {
+    if (p.with_norm) fill_zeros(call.out[1]);
+    return;
+  }
+  AttentionJob job = job_of(p, call.in[0], call.in[1], call.in[2], out, call.in.subspan(3));
+  if (p.with_norm) job.norm = call.out[1].data;
   const Dtype type = out.dtype, narrow = call.in[1].dtype;
   if (run_attention_decode(job, type, narrow)) return;
+#ifndef LAZULI_EMULATED
+  if (type == narrow && run_attention_cudnn(job, type)) return;
+#endif
   if (run_attention_flash(job, type, narrow)) return;
   run_attention_general(job, type, narrow);
 }

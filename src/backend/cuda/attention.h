@@ -23,7 +23,7 @@ struct PackedRows {
 struct AttentionJob {
   const void *q, *k, *v, *mask, *sinks;  // the last two may be null
   void* out;                             // row-contiguous
-  float* norm;  // null, or the logarithm of the sum of exponentials of each row: (batch, heads, queries)
+  void* norm;  // null, or the logarithm of the sum of exponentials of each row: (batch, heads, queries)
   int64_t q_at[4], k_at[4], v_at[4], mask_at[4], sinks_at[2];
   int64_t queries, keys, rows;  // rows = queries * group
   int64_t problems;             // batch * kv_heads
@@ -35,9 +35,14 @@ struct AttentionJob {
 // Each returns false if the case is not its own. `type`: of q and out; `narrow`: of k and v.
 bool run_attention_decode(const AttentionJob& job, Dtype type, Dtype narrow);
 bool run_attention_flash(const AttentionJob& job, Dtype type, Dtype narrow);
+// By cuDNN's fused kernels.
+bool run_attention_cudnn(const AttentionJob& job, Dtype type);
 // For every case.
 void run_attention_general(const AttentionJob& job, Dtype type, Dtype narrow);
 // Of float32, with packed keys and values.
 void run_attention_packed(const AttentionJob& job, const PackedRows& k, const PackedRows& v);
+
+// Of a result that depends on nothing.
+void fill_zeros(const Operand& out);
 
 }  // namespace lazuli::cuda

@@ -174,10 +174,11 @@ __global__ void __launch_bounds__(kDecodeThreads)
   __syncthreads();
 
   // Writes row r of the problem's result, of which the calling thread has feature f.
-  auto finish = [&](int r, int f, float value, float total) {
+  auto finish = [&](int r, int f, float value, float top, float total) {
     const AttentionRow row(job, kv_head, first_row + r);
-    const int64_t to = ((batch * job.heads + row.head) * job.queries + row.query) * job.value_dims + f;
-    static_cast<Q*>(job.out)[to] = to_memory<Q>(total == 0 ? 0.0f : value / total);
+    const int64_t to = (batch * job.heads + row.head) * job.queries + row.query;
+    static_cast<Q*>(job.out)[to * job.value_dims + f] = to_memory<Q>(total == 0 ? 0.0f : value / total);
+    if (job.norm && f == 0) static_cast<float*>(job.norm)[to] = top + logf(total);
   };
   auto sink_of = [&](int r) {
     return static_cast<const float*>(
@@ -202,7 +203,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
       value += by * outs[i][r][f];
     }
     if (split.splits == 1) {
-      finish(r, f, value, total);
+      finish(r, f, value, top, total);
     } else {
       float* to = split.parts + ((unit * split.splits + part) * kRows + r) * stride;
       if (f == 0) to[0] = top, to[1] = total;
@@ -236,7 +237,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
       total += by * p[1];
       value += by * p[2 + f];
     }
-    finish(r, f, value, total);
+    finish(r, f, value, top, total);
   }
 }
 

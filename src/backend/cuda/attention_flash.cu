@@ -257,8 +257,8 @@ __global__ void __launch_bounds__(kThreads)
             pack_halves<T>(out[i][j][2 * h] * by, out[i][j][2 * h + 1] * by);
       if (job.norm && t == 0 && first_row + in_tile < job.rows) {
         const AttentionRow row(job, kv_head, first_row + in_tile);
-        job.norm[(batch * job.heads + row.head) * job.queries + row.query] =
-            (kMasked ? m[i][h] : m[i][h] * job.scale) + __logf(total);
+        static_cast<float*>(job.norm)[(batch * job.heads + row.head) * job.queries + row.query] =
+            (kMasked ? m[i][h] : m[i][h] * job.scale) + logf(total);
       }
     }
   __syncwarp();

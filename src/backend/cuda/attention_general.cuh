@@ -204,6 +204,7 @@ __global__ void __launch_bounds__(kGeneralThreads)
       if (r >= job.rows) continue;
       const AttentionRow row(job, kv_head, r);
       const int64_t at = (batch * job.heads + row.head) * job.queries + row.query;
+      if (job.norm && x == 0 && first_feature == 0) static_cast<F*>(job.norm)[at] = m[i] + logarithm(sum[i]);
       const F by = sum[i] == 0 ? F(0) : 1 / sum[i];  // 0: no key may be seen
 #pragma unroll
       for (int j = 0; j < kJ; ++j) {
@@ -222,7 +223,7 @@ void with_general_tile(int64_t rows, int features, Go&& go) {
   using Four = std::integral_constant<int, 4>;
   using Wide = std::integral_constant<int, 8>;
   if (rows <= 16)
-    features <= 64 ? go(One(), Four()) : go(One(), Wide());
+    go(One(), Wide());
   else
     features <= 64 ? go(Four(), Four()) : go(Four(), Wide());
 }

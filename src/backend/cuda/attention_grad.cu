@@ -41,8 +41,12 @@ struct Rows {
   __device__ F v(int64_t key, int d) const {
     return key < job.in.keys ? by_key(job.in.v, job.in.v_at, key, d) : F(0);
   }
-  __device__ F& norm(int64_t r) const { return static_cast<F*>(job.norm)[problem * job.in.rows + r]; }
-  __device__ F& along(int64_t r) const { return static_cast<F*>(job.along)[problem * job.in.rows + r]; }
+  __device__ int64_t place(int64_t r) const {
+    const AttentionRow row(job.in, kv_head, r);
+    return (batch * job.in.heads + row.head) * job.in.queries + row.query;
+  }
+  __device__ F& norm(int64_t r) const { return static_cast<F*>(job.in.norm)[place(r)]; }
+  __device__ F& along(int64_t r) const { return static_cast<F*>(job.along)[place(r)]; }
 
   // Of a product of a query and a key.
   __device__ F probability(int64_t r, int64_t key, F product) const {
@@ -85,7 +89,7 @@ __global__ void __launch_bounds__(kGeneralThreads)
 #pragma unroll
       for (int j = 0; j < kJ; ++j) out[i][j] = 0;
     }
-    for (int64_t key0 = 0; key0 < end; key0 += kKeys) {
+    for (int64_t key0 = 0; key0 < end && !job.has_norm; key0 += kKeys) {
       F s[kI][4];
       general_scores(
           tile, in.dims, query_at, [&](int r, int d) { return rows.k(key0 + r, d); }, s);
@@ -111,7 +115,7 @@ __global__ void __launch_bounds__(kGeneralThreads)
     for (int i = 0; i < kI; ++i) {
       const int64_t row = first_row + y * kI + i;
       if (x != 0 || row >= in.rows) continue;
-      rows.norm(row) = m[i] + logarithm(sum[i]);
+      if (!job.has_norm) rows.norm(row) = m[i] + logarithm(sum[i]);
       rows.along(row) = along[i];
     }
     __syncthreads();
@@ -218,29 +222,35 @@ __global__ void __launch_bounds__(kGeneralThreads)
   }
 }
 
+// So many rows or keys of a tile and features of a result.
+template <class Go>
+void with_grad_tile(int64_t rows, Go&& go) {
+  using One = std::integral_constant<int, 1>;
+  using Four = std::integral_constant<int, 4>;
+  rows <= 16 ? go(One(), Four()) : go(Four(), Four());
+}
+
 template <class T>
 void run_general(const AttentionGradJob& job) {
   using F = typename Rows<T>::F;
   const AttentionJob& in = job.in;
   auto grid = [](int64_t units) { return dim3(static_cast<unsigned>(std::min<int64_t>(units, 0x7fffffff))); };
-  with_general_tile(in.rows, in.dims,
-                    [&]<int kI, int kJ>(std::integral_constant<int, kI>, std::integral_constant<int, kJ>) {
-                      const int64_t row_blocks = (in.rows + 16 * kI - 1) / (16 * kI);
-                      const int features = std::max(1, (in.dims + 16 * kJ - 1) / (16 * kJ));
-                      launch(&grad_of_queries<T, kI, kJ>, grid(in.problems * row_blocks * features),
-                             kGeneralThreads, sizeof(GeneralTile<F, kI>), "the gradient of attention", job,
-                             row_blocks, features);
-                    });
-  with_general_tile(in.keys, std::max(in.dims, in.value_dims),
-                    [&]<int kI, int kJ>(std::integral_constant<int, kI>, std::integral_constant<int, kJ>) {
-                      const int64_t key_blocks = (in.keys + 16 * kI - 1) / (16 * kI);
-                      const int dk_blocks = (in.dims + 16 * kJ - 1) / (16 * kJ),
-                                dv_blocks = (in.value_dims + 16 * kJ - 1) / (16 * kJ);
-                      launch(&grad_of_keys<T, kI, kJ>,
-                             grid(in.problems * key_blocks * (dk_blocks + dv_blocks)), kGeneralThreads,
-                             sizeof(GeneralTile<F, kI>), "the gradient of attention", job, key_blocks,
-                             dk_blocks, dk_blocks + dv_blocks);
-                    });
+  with_grad_tile(
+      in.rows, [&]<int kI, int kJ>(std::integral_constant<int, kI>, std::integral_constant<int, kJ>) {
+        const int64_t row_blocks = (in.rows + 16 * kI - 1) / (16 * kI);
+        const int features = std::max(1, (in.dims + 16 * kJ - 1) / (16 * kJ));
+        launch(&grad_of_queries<T, kI, kJ>, grid(in.problems * row_blocks * features), kGeneralThreads,
+               sizeof(GeneralTile<F, kI>), "the gradient of attention", job, row_blocks, features);
+      });
+  with_grad_tile(in.keys,
+                 [&]<int kI, int kJ>(std::integral_constant<int, kI>, std::integral_constant<int, kJ>) {
+                   const int64_t key_blocks = (in.keys + 16 * kI - 1) / (16 * kI);
+                   const int dk_blocks = (in.dims + 16 * kJ - 1) / (16 * kJ),
+                             dv_blocks = (in.value_dims + 16 * kJ - 1) / (16 * kJ);
+                   launch(&grad_of_keys<T, kI, kJ>, grid(in.problems * key_blocks * (dk_blocks + dv_blocks)),
+                          kGeneralThreads, sizeof(GeneralTile<F, kI>), "the gradient of attention", job,
+                          key_blocks, dk_blocks, dk_blocks + dv_blocks);
+                 });
 }
 
 void set_strides(int64_t (&to)[4], const Operand& o) {
@@ -252,12 +262,7 @@ void run_attention_grad(const KernelCall& call) {
   const Operand &q = call.in[0], &k = call.in[1], &v = call.in[2], &result = call.in[3 + p.masked],
                 &change = call.in[4 + p.masked];
   if (q.size == 0 || k.size == 0 || v.size == 0) {
-    for (const Operand& o : call.out)
-      if (o.size != 0)
-        library_call("zeros", [&](cudaStream_t stream) {
-          check(cudaMemsetAsync(o.data, 0, static_cast<size_t>(o.size * o.dtype.size()), stream),
-                "cudaMemset");
-        });
+    for (const Operand& o : call.out) fill_zeros(o);
     return;
   }
   AttentionGradJob job{};
@@ -287,14 +292,20 @@ void run_attention_grad(const KernelCall& call) {
   set_strides(job.change_at, change);
   job.dq = call.out[0].data, job.dk = call.out[1].data, job.dv = call.out[2].data;
   const size_t bytes = static_cast<size_t>(in.problems * in.rows) * (q.dtype == float64 ? 8 : 4);
-  const Scratch numbers(2 * bytes);
-  job.norm = numbers.as<char>();
-  job.along = numbers.as<char>() + bytes;
+  const Scratch numbers((p.with_norm ? 1 : 2) * bytes);
+  job.along = numbers.as<void>();
+  job.has_norm = p.with_norm;
+  in.norm = p.with_norm ? call.in[5 + p.masked].data : numbers.as<char>() + bytes;
+#ifndef LAZULI_EMULATED
+  if (job.has_norm && run_attention_grad_cudnn(job, q.dtype)) return;
+#endif
   visit_floats(q.dtype, [&](auto type) { run_general<typename decltype(type)::type>(job); });
 }
 
 }  // namespace
 
-void register_attention_grad(KernelTable& t) { t.add<AttentionGrad>({&run_attention_grad, 0, 0}); }
+void register_attention_grad(KernelTable& t) {
+  t.add<AttentionGrad>({&run_attention_grad, 0b1100000, 0});  // the norm
+}
 
 }  // namespace lazuli::cuda

@@ -133,7 +133,6 @@ LAZULI_REAL(trunc, truncf, trunc)
 LAZULI_REAL(rint, rintf, rint)
 LAZULI_REAL(exp, expf, exp)
 LAZULI_REAL(expm1, expm1f, expm1)
-LAZULI_REAL(log, logf, log)
 LAZULI_REAL(log2, log2f, log2)
 LAZULI_REAL(log10, log10f, log10)
 LAZULI_REAL(log1p, log1pf, log1p)
@@ -150,8 +149,64 @@ LAZULI_REAL(asinh, asinhf, asinh)
 LAZULI_REAL(acosh, acoshf, acosh)
 LAZULI_REAL(atanh, atanhf, atanh)
 LAZULI_REAL(erf, erff, erf)
-LAZULI_REAL(erfinv, erfinvf, erfinv)
 #undef LAZULI_REAL
+
+// To the bit as on the CPU (simd_math-inl.h), so that random numbers made through them are the same numbers.
+__device__ constexpr float kLog[] = {0.333333105f, -0.249999866f, 0.200022236f,  -0.166692495f, 0.142187163f,
+                                     -0.12384402f, 0.118726194f,  -0.117893703f, 0.0691561252f};
+__device__ constexpr float kErfinv[] = {-0.113773078f,    0.232013792f,    0.0115487492f,   -0.00233444897f,
+                                        -0.000127349747f, 4.44983962e-05f, 4.00370482e-06f, -1.98018961e-06f,
+                                        2.21402217e-07f,  -8.80663098e-09f};
+__device__ constexpr float kErfinvTail[] = {
+    1.83297682f,     1.00167525f,    0.00944533851f,   -0.00764098158f,  0.00568488799f,
+    -0.00358271319f, 0.00149216689f, -8.01704518e-05f, -0.000315843587f, 0.000129045802f};
+// c0 + c1 x + ... + cn x^n, even and odd powers apart
+template <int n>
+__device__ inline float split_horner(float x, const float (&c)[n]) {
+  const float z = __fmul_rn(x, x);
+  float a = c[n - 1], b = c[n - 2];
+#pragma unroll
+  for (int k = n - 3; k >= 0; --k) {
+    if ((n - 1 - k) % 2)
+      b = __fmaf_rn(b, z, c[k]);
+    else
+      a = __fmaf_rn(a, z, c[k]);
+  }
+  return n % 2 ? __fmaf_rn(b, x, a) : __fmaf_rn(a, x, b);
+}
+// log(x) + e0 log(2) for normal x > 0
+__device__ inline float log_positive(float x, float e0) {
+  // x = 2^e (1 + f); the exponent stays in its place, and its value is scaled instead.
+  const int32_t above = (__float_as_int(x) - 0x3f3504f3) & int32_t(0xff800000);
+  const float f = __fadd_rn(__int_as_float(__float_as_int(x) - above), -1.0f);
+  const float e = __fadd_rn(__fmul_rn(float(above), 1.1920928955078125e-07f), e0);  // exact
+  const float rest = __fmul_rn(__fmul_rn(f, f), __fmaf_rn(f, split_horner(f, kLog), -0.5f));
+  return __fmaf_rn(e, 0.693359375f, __fadd_rn(f, __fmaf_rn(e, -2.12194440e-4f, rest)));
+}
+__device__ inline float log(float x) {
+  const bool tiny = x < 1.17549435e-38f;
+  const float r = log_positive(tiny ? __fmul_rn(x, 8388608.0f) : x, tiny ? -23.0f : 0.0f);
+  if (x > 0) return x < __int_as_float(0x7f800000) ? r : x;
+  return x == 0 ? __int_as_float(0xff800000) : x != x ? x : __int_as_float(0x7fc00000);
+}
+__device__ inline double log(double x) { return ::log(x); }
+// |x| < 1
+__device__ inline float erfinv_inside(float x) {
+  const float a = ::fabsf(x), w = -log_positive(__fmul_rn(__fadd_rn(1.0f, -a), __fadd_rn(1.0f, a)), 0.0f);
+  float p;
+  if (w > 5.0f)
+    p = split_horner(__fadd_rn(__fsqrt_rn(w), -3.0f), kErfinvTail);
+  else
+    p = split_horner(w, kErfinv);
+  return __fmaf_rn(p, x, x);
+}
+__device__ inline float erfinv(float x) {
+  const float a = ::fabsf(x);
+  const float y = a < 1 ? erfinv_inside(x) : a == 1 ? __int_as_float(0x7f800000) : __int_as_float(0x7fc00000);
+  return a <= 1 ? ::copysignf(y, x) : y;
+}
+__device__ inline double erfinv(double x) { return ::erfinv(x); }
+
 __device__ inline float rsqrt(float x) { return 1.0f / ::sqrtf(x); }
 __device__ inline double rsqrt(double x) { return 1.0 / ::sqrt(x); }
 template <class T>

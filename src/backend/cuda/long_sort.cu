@@ -54,6 +54,30 @@ __global__ void __launch_bounds__(kHistogramThreads)
   }
 }
 
+__global__ void clear_counters(uint64_t* counters, int64_t n) {
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
+       i += int64_t(gridDim.x) * blockDim.x)
+    counters[i] = 0;
+}
+
+// Elements of one byte follow from how many there are of each.
+__global__ void __launch_bounds__(kDigits)
+    write_digits(const uint32_t* histogram, uint8_t* out, int64_t n, int64_t pieces, Order order) {
+  __shared__ uint32_t end[kDigits], sums[kDigits / kWarp];
+  const int t = threadIdx.x;
+  const int64_t row = blockIdx.x / pieces, piece = blockIdx.x % pieces;
+  const uint32_t count = histogram[row * kDigits + t];
+  end[t] = sum_before(count, sums) + count;
+  __syncthreads();
+  const int64_t last = min(n, (piece + 1) * kHistogramPiece);
+  for (int64_t i = piece * kHistogramPiece + t; i < last; i += kDigits) {
+    uint32_t digit = 0;  // the first that ends after i
+    for (int half = kDigits / 2; half > 0; half /= 2)
+      if (end[digit + half - 1] <= i) digit += half;
+    store_key(out, row * n + i, digit, order);
+  }
+}
+
 // ---- a pass
 
 struct Pass {
@@ -68,10 +92,11 @@ struct Pass {
   uint64_t* states = nullptr;
   uint32_t* tickets =
       nullptr;  // of each pass: tiles are numbered as they start, so those before have started
-  int64_t n = 0, tiles = 0;
-  int pass = 0;
-  bool first = true, last = true;
+  int64_t n = 0, tiles = 0, pass = 0;
   Order order;
+
+  __device__ bool first() const { return pass == 0; }
+  __device__ bool last() const { return pass + 1 == order.bytes; }
 };
 
 template <class Key, int kItems>
@@ -89,7 +114,7 @@ __device__ inline uint64_t seen(const uint64_t* state) {
 
 // How many elements of a digit come before tile `tile`; `states` are those of its row and the digit.
 template <int kWindow>
-__device__ inline uint32_t look_back(const uint64_t* states, int64_t tile, int pass) {
+__device__ inline uint32_t look_back(const uint64_t* states, int64_t tile, int64_t pass) {
   const uint64_t own = uint64_t(2 * pass + 1), total = own + 1;
   uint32_t sum = 0;
   int64_t at = tile - 1;
@@ -123,9 +148,10 @@ __global__ void __launch_bounds__(kThreads) radix_pass(Pass p) {
   __syncthreads();
   const int64_t row = shared.ticket / p.tiles, tile = shared.ticket % p.tiles;
   const int64_t row_start = row * p.n, start = tile * kTile;
-  const int valid = static_cast<int>(min(int64_t(kTile), p.n - start)), shift = 8 * p.pass;
+  const int valid = static_cast<int>(min(int64_t(kTile), p.n - start));
+  const int shift = static_cast<int>(8 * p.pass);
   Key key[kItems];
-  if (p.first) {
+  if (p.first()) {
     load_keys(p.in, row_start + start + warp_start, kWarp, row_start + p.n, p.order, static_cast<Key>(~0ull),
               key);
   } else {
@@ -172,7 +198,7 @@ __global__ void __launch_bounds__(kThreads) radix_pass(Pass p) {
     const Key k = shared.key[at];
     to[j] = shared.digit_start[static_cast<uint32_t>(k >> shift) & (kDigits - 1)] + at;
     if (at >= valid || !p.out) continue;
-    if (p.last)
+    if (p.last())
       store_key(p.out, row_start + to[j], k, p.order);
     else
       static_cast<Key*>(p.out)[row_start + to[j]] = k;
@@ -183,7 +209,7 @@ __global__ void __launch_bounds__(kThreads) radix_pass(Pass p) {
     for (int j = 0; j < kItems; ++j) {
       const int at = warp_start + j * kWarp;
       index[j] =
-          p.first || at >= valid ? static_cast<uint32_t>(start + at) : p.in_index[row_start + start + at];
+          p.first() || at >= valid ? static_cast<uint32_t>(start + at) : p.in_index[row_start + start + at];
     }
     __syncthreads();
     uint32_t* indices = reinterpret_cast<uint32_t*>(shared.key);
@@ -210,8 +236,7 @@ void run_passes(const SortRows& s) {
   // where it has the size of keys.
   const size_t zeros = static_cast<size_t>(s.rows * tiles * kDigits * 8 + s.rows * passes * kDigits * 4 + 64);
   const Scratch counters(zeros);
-  const bool in_place = s.out == s.in && passes == 1;
-  const Scratch odd(static_cast<size_t>(elements) * (passes > 1 || in_place ? sizeof(Key) : 0));
+  const Scratch odd(static_cast<size_t>(elements) * (passes > 1 ? sizeof(Key) : 0));
   const Scratch even(static_cast<size_t>(elements) * (kIndices && passes > 2 ? sizeof(Key) : 0));
   const Scratch odd_index(static_cast<size_t>(elements) * (kIndices && passes > 1 ? 4 : 0));
   Pass p{.order = order};
@@ -222,25 +247,23 @@ void run_passes(const SortRows& s) {
   p.n = s.n;
   p.tiles = tiles;
   p.in = s.in;
-  library_call("sort", [&](cudaStream_t stream) {
-    check(cudaMemsetAsync(counters.as<void>(), 0, zeros, stream), "sort");
-    if (in_place)  // one pass cannot read what it writes
-      check(cudaMemcpyAsync(odd.as<void>(), s.in, static_cast<size_t>(elements), cudaMemcpyDeviceToDevice,
-                            stream),
-            "sort");
-  });
-  if (in_place) p.in = odd.as<void>();
+  const int64_t words = static_cast<int64_t>(zeros / 8);
+  launch(&clear_counters, static_cast<unsigned>(std::min<int64_t>((words + 1023) / 1024, 1 << 16)), 256, 0,
+         "sort", p.states, words);
   launch(&count_digits<Key>, static_cast<unsigned>(s.rows * pieces), kHistogramThreads, 0, "sort", p.in, s.n,
          pieces, histogram, order);
+  if (passes == 1 && !kIndices) {
+    launch(&write_digits, static_cast<unsigned>(s.rows * pieces), kDigits, 0, "sort", p.histogram,
+           static_cast<uint8_t*>(s.out), s.n, pieces, order);
+    return;
+  }
   for (p.pass = 0; p.pass < passes; ++p.pass) {
-    p.first = p.pass == 0;
-    p.last = p.pass == passes - 1;
-    const bool to_odd = p.pass % 2 == 0;
+    const bool last = p.pass == passes - 1, to_odd = p.pass % 2 == 0;
     if (kIndices) {
-      p.out = p.last ? nullptr : to_odd ? odd.as<void>() : even.as<void>();
-      p.out_index = p.last || !to_odd ? static_cast<uint32_t*>(s.out) : odd_index.as<uint32_t>();
+      p.out = last ? nullptr : to_odd ? odd.as<void>() : even.as<void>();
+      p.out_index = last || !to_odd ? static_cast<uint32_t*>(s.out) : odd_index.as<uint32_t>();
     } else {
-      p.out = p.last || !to_odd ? s.out : odd.as<void>();
+      p.out = last || !to_odd ? s.out : odd.as<void>();
     }
     launch(&radix_pass<Key, kIndices, kItems>, static_cast<unsigned>(s.rows * tiles), kThreads,
            sizeof(TileSpace<Key, kItems>), "sort", p);

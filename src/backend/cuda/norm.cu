@@ -146,47 +146,60 @@ void run_norm(const KernelCall& call) {
 struct GradTask {
   int64_t rows;
   int n, group, sums;  // sums over rows that are asked for: of dweight, then of dbias
+  int sums_at;         // where they are in shared memory, in bytes
   bool weighted, biased, centered;
   float eps;
 };
 
-// Threads of a block whose rows are shorter than a warp.
-constexpr int kShortThreads = 128;
+// A thread's sums over rows, one for each element that it holds of a row. They are in shared memory, though
+// no other thread reads them before the end: with them in registers, an SM had no room for a second block.
+template <class T, int kItems>
+class RowSums {
+ public:
+  using C = Compute<T>;
+  static constexpr int kPack = kRowPack<T>, kWide = 16 / sizeof(C), kEach = kItems * kPack;
+  using Wide = lane::Pack<C, kWide>;
 
-// The sums of a block's rows become row blockIdx.x of `partial`, [blocks][sums][n].
-template <class Held, class C>
-__device__ inline void keep_sums(const Held& part, const typename Held::Values& sums, const GradTask& t,
-                                 int which, int items, C* partial, C* shared) {
-  constexpr int kEach = static_cast<int>(sizeof(typename Held::Values) / sizeof(C));
-  partial += (int64_t(blockIdx.x) * t.sums + which) * t.n;
-  const int width = t.group * kEach, groups = static_cast<int>(blockDim.x) / t.group;
-  C* to = partial;
-  if (groups > 1) {
-    __syncthreads();
-    to = shared + static_cast<int>(threadIdx.x) / t.group * width;
+  __device__ RowSums(int at, int which)
+      : slots_(shared_memory<Wide>() + at / 16 + which * (kEach / kWide) * static_cast<int>(blockDim.x)) {}
+  __device__ void clear() {
+    for (int i = 0; i < kEach / kWide; ++i) slot(i, threadIdx.x) = Wide{};
   }
-  for (int k = 0; k < items; ++k)
+  __device__ void add(int k, const C (&v)[kPack]) {
 #pragma unroll
-    for (int j = 0; j < Held::kPack; ++j)
-      if (part.at(k) + j < t.n) to[part.at(k) + j] = sums[k][j];
-  if (groups == 1) return;
-  __syncthreads();
-  for (int i = threadIdx.x; i < t.n; i += blockDim.x) {
-    C sum = 0;
-    for (int row = 0; row < groups; ++row) sum += shared[row * width + i];
-    partial[i] = sum;
+    for (int q = 0; q < kPack / kWide; ++q) {
+      Wide s = slot(k * (kPack / kWide) + q, threadIdx.x);
+#pragma unroll
+      for (int j = 0; j < kWide; ++j) s.at[j] += v[q * kWide + j];
+      slot(k * (kPack / kWide) + q, threadIdx.x) = s;
+    }
   }
-}
+  // Those of all groups of the block together, after a __syncthreads().
+  __device__ void write(C* to, int n, int group) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) {
+      const int k = i / kPack / group, thread = i / kPack % group, j = i % kPack;
+      C sum = 0;
+      for (int first = 0; first < static_cast<int>(blockDim.x); first += group)
+        sum += slot(k * (kPack / kWide) + j / kWide, first + thread).at[j % kWide];
+      to[i] = sum;
+    }
+  }
+
+ private:
+  __device__ Wide& slot(int i, int thread) { return slots_[i * static_cast<int>(blockDim.x) + thread]; }
+  Wide* slots_;
+};
 
 template <class T, int kItems, bool kStaged>
-__global__ void __launch_bounds__(512) norm_grad_rows(const T* x, const T* __restrict__ weight, const T* g,
-                                                      T* dx, Compute<T>* partial, GradTask t) {
+__global__ void __launch_bounds__(512, 2) norm_grad_rows(const T* x, const T* __restrict__ weight, const T* g,
+                                                         T* dx, Compute<T>* partial, GradTask t) {
   using C = Compute<T>;
   using Held = RowPart<T, kItems, kStaged>;
   constexpr int kPack = Held::kPack;
   __shared__ C shared[2][2 * kWarp];
-  __shared__ C gathered[kShortThreads * kItems * kPack];
-  typename Held::Values dweight = {}, dbias = {};
+  RowSums<T, kItems> dweight(t.sums_at, 0), dbias(t.sums_at, t.weighted);
+  if (t.weighted) dweight.clear();
+  if (t.biased) dbias.clear();
   const int each = t.group > kWarp ? 1 : static_cast<int>(blockDim.x) / t.group;
   for (int64_t block = blockIdx.x; block * each < t.rows; block += gridDim.x) {
     const Held part(t.rows, t.n, t.group, block);
@@ -224,6 +237,8 @@ __global__ void __launch_bounds__(512) norm_grad_rows(const T* x, const T* __res
 #pragma unroll
         for (int j = 0; j < kPack; ++j)
           xs[k][j] = part.at(k) + (kStaged ? j : 0) < t.n ? xs[k][j] - mean : C(0);
+    } else if (t.group > kWarp) {
+      __syncthreads();  // nobody reads `shared` for the row before
     }
     C squares = 0, products = 0;
 #pragma unroll
@@ -236,32 +251,27 @@ __global__ void __launch_bounds__(512) norm_grad_rows(const T* x, const T* __res
         products += u[j] * xs[k][j];
       }
     }
-    if (t.centered) {
-      group_sums(squares, products, t.group, shared[1]);
-    } else {
-      if (t.group > kWarp) __syncthreads();  // nobody reads `shared` for the row before
-      group_sums(squares, products, t.group, shared[1]);
-    }
+    group_sums(squares, products, t.group, shared[1]);
     const C scale = C(1) / root(squares / C(t.n) + C(t.eps)), mean_uh = products * scale / C(t.n);
 #pragma unroll
     for (int k = 0; k < kItems; ++k) {
-      C u[kPack];
+      C u[kPack], h[kPack];
       weighted(k, u);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) {
-        const C h = xs[k][j] * scale;
-        if (part.live) {
-          if (t.weighted) dweight[k][j] += gs[k][j] * h;
-          if (t.biased) dbias[k][j] += gs[k][j];
-        }
-        xs[k][j] = scale * (u[j] - mean_u - h * mean_uh);
+        h[j] = xs[k][j] * scale;
+        xs[k][j] = scale * (u[j] - mean_u - h[j] * mean_uh);
+        h[j] *= gs[k][j];
       }
+      if (t.weighted && part.live) dweight.add(k, h);
+      if (t.biased && part.live) dbias.add(k, gs[k]);
     }
     part.store(dx, xs);
   }
-  const Held part(t.rows, t.n, t.group, 0);
-  if (t.weighted) keep_sums(part, dweight, t, 0, kItems, partial, gathered);
-  if (t.biased) keep_sums(part, dbias, t, t.weighted, kItems, partial, gathered);
+  __syncthreads();
+  partial += int64_t(blockIdx.x) * t.sums * t.n;
+  if (t.weighted) dweight.write(partial, t.n, t.group);
+  if (t.biased) dbias.write(partial + t.weighted * t.n, t.n, t.group);
 }
 
 // out[i] = the sum over blocks of partial[block][which][i], which = blockIdx.y.
@@ -336,29 +346,31 @@ void run_grad(const KernelCall& call) {
           *g = call.in[1 + p.weighted].as<const T>();
   T* dx = call.out[0].as<T>();
   const int sums = p.weighted + p.biased, processors = gpu().processors;
-  constexpr int kMost = 16 / kRowPack<T> < 4 ? 16 / kRowPack<T> : 4;  // of 128 registers
+  constexpr int kMost = 16 / kRowPack<T> < 4 ? 16 / kRowPack<T> : 4;
   const RowPlan plan = plan_rows(n, kRowPack<T>, kMost, 512);
   int64_t blocks = 0;  // whose sums there are
-  if (rows == 0) {
-  } else if (plan.items) {
+  if (rows > 0 && plan.items) {
     // As many blocks as run at once, with some rows each.
-    const int64_t most = int64_t(processors) * std::max(1, 512 / plan.threads), tasks = plan.blocks(rows);
+    const int64_t most = int64_t(processors) * (1024 / plan.threads), tasks = plan.blocks(rows);
     blocks = std::min(most, std::max((tasks + 3) / 4, std::min<int64_t>(tasks, processors)));
-  } else {
+  } else if (rows > 0) {
     const int64_t across = (n + 255) / 256;
     blocks = std::clamp<int64_t>(8 * processors / across, 1, std::min<int64_t>(rows, 65535));
   }
   const Scratch partial(static_cast<size_t>(std::max<int64_t>(1, blocks * sums * n)) * sizeof(C));
-  if (rows == 0) {
-  } else if (plan.items) {
-    const GradTask t{rows, static_cast<int>(n), plan.group, sums, p.weighted, p.biased, p.centered, p.eps};
+  if (rows > 0 && plan.items) {
     const bool packs = rows_in_packs<T>(n, x, weight, g, dx);
+    const size_t room = packs ? 0 : (row_room<T>(plan, n) + 15) / 16 * 16;
+    const GradTask t{rows,     static_cast<int>(n), plan.group, sums, static_cast<int>(room), p.weighted,
+                     p.biased, p.centered,          p.eps};
     visit_items<kMost>(plan.items, [&](auto items) {
+      const size_t each = static_cast<size_t>(items.value * kRowPack<T>) * sizeof(C);
+      const size_t shared = room + static_cast<size_t>(sums * plan.threads) * each;
       launch(packs ? &norm_grad_rows<T, items.value, false> : &norm_grad_rows<T, items.value, true>,
-             static_cast<unsigned>(blocks), plan.threads, packs ? 0 : row_room<T>(plan, n), "norm_grad", x,
-             weight, g, dx, partial.as<C>(), t);
+             static_cast<unsigned>(blocks), plan.threads, shared, "norm_grad", x, weight, g, dx,
+             partial.as<C>(), t);
     });
-  } else {
+  } else if (rows > 0) {
     const Scratch kept(static_cast<size_t>(rows) * sizeof(Statistics<C>));
     launch(&norm_grad_long_rows<T>, static_cast<unsigned>(rows), 1024, 0, "norm_grad", x, weight, g, dx,
            kept.as<Statistics<C>>(), n, p.centered, p.eps);

@@ -10,10 +10,11 @@ namespace lazuli::cuda {
 
 // How the elements of a dtype compare. NaN becomes the largest key. -0 comes before 0, or is the same key.
 struct Order {
-  enum Kind : uint8_t { as_unsigned, as_signed, as_float, as_complex };
+  enum Kind : uint16_t { as_unsigned, as_signed, as_float, as_complex };
+  // Without gaps: parameters of kernels are compared by their bytes.
   Kind kind;
-  uint8_t bytes;  // of an element
-  bool equal_zeros;
+  uint16_t bytes;  // of an element
+  uint32_t equal_zeros;
   uint64_t infinity;  // of a float, as bits
 
   Order(Dtype t, bool equal_zeros) : kind(as_float), bytes(t.size()), equal_zeros(equal_zeros), infinity(0) {

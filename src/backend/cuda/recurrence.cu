@@ -21,6 +21,7 @@ struct Recur {
   using Value = Compute<T>;
   using State = Linear<Value>;
   static constexpr int kInputs = 2;
+  char nothing = 0;  // parameters of kernels are compared by their bytes
 
   __device__ State of(Bits<T> a, Bits<T> b) const { return {of_bits<T>(a), of_bits<T>(b)}; }
   __device__ Bits<T> result(State s) const { return to_bits<T>(s.b); }

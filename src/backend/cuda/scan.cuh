@@ -58,7 +58,7 @@ struct ScanArrays {
   using Element = Bits<typename Op::Memory>;
   const Element* x[2];
   Element* y;
-  bool reverse, inclusive;
+  int reverse, inclusive;  // no gaps: parameters of kernels are compared by their bytes
 };
 
 // Joins what came before segment `at`, from the totals of the segments or from their sums.

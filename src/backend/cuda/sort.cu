@@ -178,9 +178,9 @@ __global__ void __launch_bounds__(kThreads)
       __syncthreads();
     }
     while (differ) {
-      const int shift =
-          (sizeof(Key) == 8 ? __ffsll(static_cast<long long>(differ)) : __ffs(static_cast<int>(differ))) - 1 &
-          ~7;
+      const int lowest =
+          sizeof(Key) == 8 ? __ffsll(static_cast<long long>(differ)) : __ffs(static_cast<int>(differ));
+      const int shift = (lowest - 1) & ~7;
       differ &= ~(Key(0xff) << shift);
       uint32_t place[kItems], count, start;
       rank_digits<kThreads>(key, shift, shared.counts, place, count, start);

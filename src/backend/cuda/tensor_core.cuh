@@ -39,19 +39,23 @@ template <class T>
 __device__ inline void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   static_assert(std::is_same_v<T, Half> || std::is_same_v<T, Bfloat>);
 #ifdef LAZULI_EMULATED
+  struct Words {
+    uint32_t a[4], b[2];
+  } all[32];
+  emulation::gather(0xffffffffu, "mma_16x8x16", Words{{a[0], a[1], a[2], a[3]}, {b0, b1}}, all);
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
   auto part = [](uint32_t word, int i) { return of_memory(T{uint16_t(word >> (16 * i))}); };
   for (int k = 0; k < 16; ++k) {
     // Row k of b, columns 2t and 2t + 1; column k of a, rows g and g + 8.
-    const int holder = k % 8 / 2;
-    const uint32_t wa0 = __shfl_sync(0xffffffffu, k < 8 ? a[0] : a[2], g * 4 + holder),
-                   wa1 = __shfl_sync(0xffffffffu, k < 8 ? a[1] : a[3], g * 4 + holder),
-                   wb0 = __shfl_sync(0xffffffffu, k < 8 ? b0 : b1, 2 * t * 4 + holder),
-                   wb1 = __shfl_sync(0xffffffffu, k < 8 ? b0 : b1, (2 * t + 1) * 4 + holder);
-    c[0] += part(wa0, k % 2) * part(wb0, k % 2);
-    c[1] += part(wa0, k % 2) * part(wb1, k % 2);
-    c[2] += part(wa1, k % 2) * part(wb0, k % 2);
-    c[3] += part(wa1, k % 2) * part(wb1, k % 2);
+    const int holder = k % 8 / 2, half = k / 8;
+    const float top = part(all[g * 4 + holder].a[2 * half], k % 2),
+                bottom = part(all[g * 4 + holder].a[2 * half + 1], k % 2),
+                left = part(all[2 * t * 4 + holder].b[half], k % 2),
+                right = part(all[(2 * t + 1) * 4 + holder].b[half], k % 2);
+    c[0] += top * left;
+    c[1] += top * right;
+    c[2] += bottom * left;
+    c[3] += bottom * right;
   }
 #else
   if constexpr (std::is_same_v<T, Half>)
@@ -73,16 +77,19 @@ __device__ inline void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], uint32
 template <bool kTransposed>
 __device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
 #ifdef LAZULI_EMULATED
+  struct Row {
+    uint16_t at[8];
+  } mine, all[32];
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) emulation::fail("load_matrices: a row is not aligned");
+  std::memcpy(&mine, row, sizeof mine);
+  emulation::gather(0xffffffffu, "load_matrices", mine, all);
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
   for (int i = 0; i < 4; ++i) {
-    uint32_t word = 0;
+    to[i] = 0;
     for (int j = 0; j < 2; ++j) {
       const int r = kTransposed ? 2 * t + j : g, c = kTransposed ? g : 2 * t + j;
-      const uint64_t at = __shfl_sync(
-          0xffffffffu, static_cast<unsigned long long>(reinterpret_cast<uint64_t>(row)), 8 * i + r);
-      word |= uint32_t(reinterpret_cast<const uint16_t*>(at)[c]) << (16 * j);
+      to[i] |= uint32_t(all[8 * i + r].at[c]) << (16 * j);
     }
-    to[i] = word;
   }
 #else
   const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
@@ -103,10 +110,7 @@ __device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
 // not read).
 __device__ inline void copy_16_async(void* shared, const void* from, bool valid) {
 #ifdef LAZULI_EMULATED
-  if (valid)
-    std::memcpy(shared, from, 16);
-  else
-    std::memset(shared, 0, 16);
+  emulation::copy_later(shared, valid ? from : nullptr, 16);
 #else
   const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(valid ? 16 : 0)
@@ -115,13 +119,17 @@ __device__ inline void copy_16_async(void* shared, const void* from, bool valid)
 }
 // Ends a group of copies; wait_copies<n> waits for all groups of this thread but the latest n.
 __device__ inline void end_copies() {
-#ifndef LAZULI_EMULATED
+#ifdef LAZULI_EMULATED
+  emulation::end_copies();
+#else
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
 template <int kPending>
 __device__ inline void wait_copies() {
-#ifndef LAZULI_EMULATED
+#ifdef LAZULI_EMULATED
+  emulation::wait_copies(kPending);
+#else
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 #endif
 }

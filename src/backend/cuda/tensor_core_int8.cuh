@@ -18,12 +18,14 @@ inline int dot_4_bytes(uint32_t a, uint32_t b, int sum) {
   return sum;
 }
 inline void add_16x8x16(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+  struct Words {
+    uint32_t a0, a1, b;
+  } all[32];
+  emulation::gather(0xffffffffu, "mma_int8", Words{a0, a1, b}, all);
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
   for (int holder = 0; holder < 4; ++holder) {
-    const uint32_t top = __shfl_sync(0xffffffffu, a0, g * 4 + holder),
-                   bottom = __shfl_sync(0xffffffffu, a1, g * 4 + holder),
-                   left = __shfl_sync(0xffffffffu, b, 2 * t * 4 + holder),
-                   right = __shfl_sync(0xffffffffu, b, (2 * t + 1) * 4 + holder);
+    const uint32_t top = all[g * 4 + holder].a0, bottom = all[g * 4 + holder].a1,
+                   left = all[2 * t * 4 + holder].b, right = all[(2 * t + 1) * 4 + holder].b;
     c[0] = dot_4_bytes(top, left, c[0]);
     c[1] = dot_4_bytes(top, right, c[1]);
     c[2] = dot_4_bytes(bottom, left, c[2]);

@@ -97,6 +97,12 @@ struct Known {
   size_t shared = kSharedWithoutLeave;
 };
 
+struct Copy {
+  void* to = nullptr;
+  const void* from = nullptr;
+  size_t bytes = 0;
+};
+
 void fiber_main();
 
 class Machine {
@@ -198,6 +204,26 @@ class Machine {
     e.left |= 1u << current->lane;
     if (e.left == e.arrived) free_exchanges_.push_back(&e);
   }
+  void copy_later(const Copy& c) {
+    if ((reinterpret_cast<uintptr_t>(c.to) | reinterpret_cast<uintptr_t>(c.from)) % c.bytes != 0)
+      fail("a copy of " + std::to_string(c.bytes) + " bytes is not aligned");
+    std::memset(c.to, 0xff, c.bytes);
+    copies().push_back(c);
+  }
+  void end_copies() { copies().push_back({}); }
+  void wait_copies(size_t groups) {
+    std::vector<Copy>& all = copies();
+    size_t end = all.size(), open = 0;
+    while (end > 0 && (all[end - 1].to || open++ < groups)) --end;
+    for (size_t i = 0; i < end; ++i) {
+      const Copy& c = all[i];
+      if (c.from)
+        std::memcpy(c.to, c.from, c.bytes);
+      else if (c.to)
+        std::memset(c.to, 0, c.bytes);
+    }
+    all.erase(all.begin(), all.begin() + static_cast<ptrdiff_t>(end));
+  }
   uint32_t alive() const { return warps_[current->warp].alive; }
 
  private:
@@ -222,6 +248,7 @@ class Machine {
       warps_[w].open.clear();
     }
     votes_ = 0;
+    for (auto& c : copies_) c.clear();
     ready_.clear();
     first_ready_ = 0;
     while (error_.empty()) {
@@ -389,6 +416,10 @@ class Machine {
   Fiber* fiber() const { return fiber_; }
 
  private:
+  std::vector<Copy>& copies() {
+    if (copies_.size() < threads_.size()) copies_.resize(threads_.size());
+    return copies_[static_cast<size_t>(current - threads_.data())];
+  }
   static void go(Fiber& from, Fiber& to) {
 #ifdef __x86_64__
     lazuli_emulation_switch(&from.at, to.at);
@@ -418,6 +449,8 @@ class Machine {
   std::vector<Fiber*> idle_;
   const void* host_stack_ = nullptr;
   size_t host_stack_size_ = 0;
+
+  std::vector<std::vector<Copy>> copies_;  // of each thread, groups ended by empty ones
 
   bool shuffled_ = false;
   std::mt19937 random_;
@@ -456,6 +489,9 @@ uint64_t brought(const Exchange& e, uint32_t lane) {
 }
 uint32_t present(const Exchange& e) { return e.arrived; }
 void leave(Exchange& e) { machine().leave(e); }
+void copy_later(void* to, const void* from, size_t bytes) { machine().copy_later({to, from, bytes}); }
+void end_copies() { machine().end_copies(); }
+void wait_copies(size_t groups) { machine().wait_copies(groups); }
 uint32_t lanes_alive() { return machine().alive(); }
 
 }  // namespace lazuli::cuda::emulation

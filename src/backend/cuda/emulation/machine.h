@@ -73,6 +73,12 @@ uint32_t present(const Exchange& e);
 void leave(Exchange& e);
 uint32_t lanes_alive();
 
+// Copies of this thread that are done when it waits for them; until then their place holds anything. `from`
+// may be null: zeros. wait_copies(n) waits for all groups but the latest n.
+void copy_later(void* to, const void* from, size_t bytes);
+void end_copies();
+void wait_copies(size_t groups);
+
 // What every lane of the mask has: for operations of whole warps, such as products of small matrices. What
 // belongs to lanes that did not come is left as it is.
 template <class T>
