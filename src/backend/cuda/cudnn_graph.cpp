@@ -1,5 +1,7 @@
 #include "backend/cuda/cudnn_graph.h"
 
+#include <mutex>
+
 #include "backend/cuda/library.h"
 #include "backend/cuda/runtime.h"
 
@@ -70,6 +72,12 @@ int64_t CudnnDescriptor::get_integer(cudnnBackendAttributeName_t name) const {
   int64_t value = 0, count = 0;
   cudnn().require(cudnn().get(get(), name, CUDNN_TYPE_INT64, 1, &count, &value), "an attribute");
   return value;
+}
+int64_t CudnnDescriptor::get_list(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
+                                  int64_t most, void* values) const {
+  int64_t count = 0;
+  cudnn().require(cudnn().get(get(), name, type, most, &count, values), "an attribute");
+  return count;
 }
 void CudnnDescriptor::finalize() { cudnn().require(cudnn().finalize(get()), "a description"); }
 
@@ -215,6 +223,8 @@ CudnnPlan CudnnGraph::plan(const CudnnDevice& device) {
 
 void CudnnPlan::run(std::span<const int64_t> numbers, std::span<void* const> data, void* workspace_data,
                     cudaStream_t stream) const {
+  static std::mutex& mutex = *new std::mutex;  // of the handle
+  const std::lock_guard lock(mutex);
   static cudaStream_t current = gpu().stream;
   if (stream != current) cudnn().require(cudnn().set_stream(handle(), stream), "cudnnSetStream");
   current = stream;

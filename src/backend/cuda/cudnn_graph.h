@@ -44,6 +44,9 @@ class CudnnDescriptor {
   void set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t count,
            const void* values);
   int64_t get_integer(cudnnBackendAttributeName_t name) const;
+  // Up to `most` values; how many there are. Values that are descriptors have been made before.
+  int64_t get_list(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t most,
+                   void* values) const;
   void finalize();
   cudnnBackendDescriptor_t get() const { return held_.get(); }
 
