@@ -305,6 +305,7 @@ void run_attention_grad(const KernelCall& call) {
 }  // namespace
 
 void register_attention_grad(KernelTable& t) {
-  t.add<AttentionGrad>({&run_attention_grad, 0b1100000, 0});  // the norm }
+  t.add<AttentionGrad>({&run_attention_grad, 0b1100000, 0});  // the norm
+}
 
 }  // namespace lazuli::cuda
