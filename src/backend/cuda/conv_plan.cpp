@@ -67,7 +67,7 @@ constexpr Names kNames[] = {
      CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
      CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA}};
 
-CudnnDescriptor operation_graph(const CudnnConv& c, int64_t alignment) {
+CudnnDescriptor operation_graph(const CudnnConv& c, int64_t alignment, const CudnnDevice& device) {
   CudnnDescriptor conv(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
   const Dims stride = spatial(c.stride, 1);
   conv.set(CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, static_cast<int64_t>(stride.size()));
@@ -96,6 +96,7 @@ CudnnDescriptor operation_graph(const CudnnConv& c, int64_t alignment) {
   }
   op.finalize();
   CudnnDescriptor graph(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+  device.set_handle(graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE);
   graph.set(CUDNN_ATTR_OPERATIONGRAPH_OPS, op);
   graph.finalize();
   return graph;
@@ -109,7 +110,7 @@ std::vector<CudnnDescriptor> proposals(const CudnnDescriptor& graph, cudnnBacken
     CudnnDescriptor heuristic(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
     heuristic.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
     heuristic.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, mode);
-    heuristic.set(CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, device.properties());
+    device.set_properties(heuristic, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP);
     heuristic.finalize();
     const int64_t count =
         heuristic.get_list(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, nullptr);
@@ -154,7 +155,7 @@ std::optional<CudnnPlan> plan_conv(const CudnnConv& c, int64_t alignment, bool t
                                    const CudnnDevice& device) {
   CudnnDescriptor graph;
   try {
-    graph = operation_graph(c, alignment);
+    graph = operation_graph(c, alignment, device);
   } catch (const CudnnRefusal&) {
     return std::nullopt;
   }
@@ -164,7 +165,8 @@ std::optional<CudnnPlan> plan_conv(const CudnnConv& c, int64_t alignment, bool t
         CudnnPlan made;
         made.plan = CudnnDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
         made.plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
-        made.plan.set(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, device.properties());
+        device.set_handle(made.plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE);
+        device.set_properties(made.plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP);
         made.plan.finalize();
         made.workspace = made.plan.get_integer(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE);
         if (made.workspace <= kMostWorkspace) return made;
