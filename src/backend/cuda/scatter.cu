@@ -154,7 +154,21 @@ Operand even_updates(const Operand& updates, size_t first, size_t dims, std::opt
   return even;
 }
 
-void scatter_sorted(Sorted& s, const Operand& a, const Operand& updates, const Operand& out) {
+// `out` becomes what the array was before, unless that is part of the last step. This, and whatever needs
+// memory, comes before the indices are armed with words for their errors.
+void begin_sorted(Sorted& s, const Operand& a, const Operand& out, int64_t n) {
+  Rows& r = s.rows;
+  if (out.data == a.data) return;
+  r.constant = std::all_of(a.strides.begin(), a.strides.end(), [](int64_t x) { return x == 0; });
+  if (r.op == Accumulate::add && issubdtype(out.dtype, floating) && s.whole && s.all_rows <= kMostRows &&
+      s.all_rows / 4 <= static_cast<uint64_t>(n) &&
+      (r.constant || (a.row_contiguous && reinterpret_cast<uintptr_t>(a.data) % 16 == 0)))
+    r.base = a.data;
+  else
+    copy(a, out);
+}
+
+void scatter_sorted(Sorted& s, KeySort& sort, const Operand& updates, const Operand& out) {
   Keys& keys = s.keys;
   Rows& r = s.rows;
   const int64_t bytes = out.dtype.size();
@@ -179,16 +193,6 @@ void scatter_sorted(Sorted& s, const Operand& a, const Operand& updates, const O
   r.across_bits = 0;
   while (r.across_bits < 8 && (int64_t{1} << r.across_bits) < r.units) ++r.across_bits;
 
-  // What the array was before, unless that becomes part of the last step.
-  if (out.data != a.data) {
-    r.constant = std::all_of(a.strides.begin(), a.strides.end(), [](int64_t x) { return x == 0; });
-    if (r.op == Accumulate::add && issubdtype(out.dtype, floating) && s.whole && s.all_rows <= kMostRows &&
-        s.all_rows / 4 <= static_cast<uint64_t>(r.n) && (r.constant || a.row_contiguous))
-      r.base = a.data;
-    else
-      copy(a, out);
-  }
-  KeySort sort(r.n);
   for (uint64_t first = 0; first == 0 || first < s.all_rows; first += kMostRows) {
     keys.first = r.first = first;
     keys.rows = r.rows = std::min(s.all_rows - first, kMostRows);
@@ -378,11 +382,14 @@ void run_scatter(const KernelCall& call) {
   s.all_rows = 1;
   s.rows.op = scatter.op;
   s.keys.indices = static_cast<int>(count);
+  for (int axis : boxes.axes) s.all_rows *= static_cast<uint64_t>(out.shape[static_cast<size_t>(axis)]);
+  begin_sorted(s, a, out, n);
+  KeySort sort(n);
+  int64_t of_key = 1;
   for (size_t k = count; k-- > 0;) {
     const auto axis = static_cast<size_t>(boxes.axes[k]);
-    s.keys.index[k] = make_index(call, indices[k], static_cast<int>(axis), out.shape[axis], 1,
-                                 static_cast<int64_t>(s.all_rows));
-    s.all_rows *= static_cast<uint64_t>(out.shape[axis]);
+    s.keys.index[k] = make_index(call, indices[k], static_cast<int>(axis), out.shape[axis], 1, of_key);
+    of_key *= out.shape[axis];
   }
   for (size_t k = 0; k < count; ++k) {
     const auto axis = static_cast<size_t>(boxes.axes[k]);
@@ -397,7 +404,7 @@ void run_scatter(const KernelCall& call) {
     const auto axis = static_cast<size_t>(kept[i]);
     s.rows.kept.push(box[axis], {out.strides[axis], values.strides[i < at ? i : i + index_dims]});
   }
-  scatter_sorted(s, a, values, out);
+  scatter_sorted(s, sort, values, out);
 }
 
 void run_scatter_axis(const KernelCall& call) {
@@ -445,13 +452,15 @@ void run_scatter_axis(const KernelCall& call) {
     of_key[d] = static_cast<int64_t>(s.all_rows);
     s.all_rows *= static_cast<uint64_t>(out.shape[d]);
   }
+  begin_sorted(s, a, out, index.size);
+  KeySort sort(index.size);
   s.keys.index[0] = make_index(call, index, scatter.axis, size, 1, of_key[axis]);
   for (size_t d = 0; d < dims; ++d) {
     int64_t strides[1 + kMostIndices] = {d == axis ? 0 : of_key[d], index.strides[d]};
     s.keys.walk.push(index.shape[d], strides);
     s.rows.far.push(out.shape[d], {out.strides[d]});
   }
-  scatter_sorted(s, a, values, out);
+  scatter_sorted(s, sort, values, out);
 }
 
 }  // namespace lazuli::cuda
