@@ -118,7 +118,7 @@ void run_take(const KernelCall& call) {
   const int64_t rows = blocks.shape[0];
   if (out.size == 0) return;
   const Indices indices = Indices::of(call.in[1], rows);
-  int64_t* fault = index_fault(call, "index ", " is out of range for " + std::to_string(rows) + " rows");
+  int64_t* fault = index_fault(call, rows, "", " rows");
   ggml::dispatch_block(p.type, [&]<class Block>(Block) {
     launch(&take_kernel<Block>, blocks_for(out.size), kThreads, 0, "take_blocks", blocks.as<const uint8_t>(),
            indices, out.as<float>(), p.columns, blocks.shape[1], out.size, fault);

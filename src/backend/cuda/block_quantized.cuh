@@ -4,7 +4,7 @@
 #include "backend/cuda/gathered_rows.h"
 #include "backend/cuda/lane_math.cuh"
 #include "backend/cuda/matrix_index.cuh"
-#include "backend/cuda/tensor_core_int8.cuh"
+#include "backend/cuda/tensor_core_quantized.cuh"
 #include "backend/cuda/warp.cuh"
 #include "ops/block_quantized.h"
 

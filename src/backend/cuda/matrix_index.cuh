@@ -45,19 +45,18 @@ struct Indices {
   }
 };
 
-// The word for Indices::at, and the message: the index between two texts.
-inline int64_t* index_fault(const KernelCall& call, const char* before, std::string after) {
-  return fault_word([name = std::string(call.primitive.name()), where = call.where, before,
-                     after = std::move(after)](int64_t word) {
-    std::string text = "[" + name + "] " + before + std::to_string(word > 0 ? word - 1 : word) + after;
+// The word for Indices::at, and what it means: an index out of range for `before`, the extent, `after`.
+inline int64_t* index_fault(const KernelCall& call, int64_t extent, const char* before, const char* after) {
+  return fault_word([name = call.primitive.name(), where = call.where, extent, before, after](int64_t word) {
+    std::string text = "[" + std::string(name) + "] index " + std::to_string(word > 0 ? word - 1 : word) +
+                       " is out of range for " + before + std::to_string(extent) + after;
     if (where.line() != 0)
       text += std::string(" (built at ") + where.file_name() + ":" + std::to_string(where.line()) + ")";
     return text;
   });
 }
-// The same for an index along axis 0.
 inline int64_t* matrix_fault(const KernelCall& call, int64_t extent) {
-  return index_fault(call, "index ", " is out of range for axis 0 with extent " + std::to_string(extent));
+  return index_fault(call, extent, "axis 0 with extent ", "");
 }
 
 }  // namespace lazuli::cuda

@@ -55,12 +55,28 @@ struct Octet {
       bits |= static_cast<uint64_t>(w[1]) << 32;
     } else {
       if (kBits > 4 || shift + 8 * kBits > 32) bits |= static_cast<uint64_t>(w[1]) << 32;
-      bits >>= shift;
-      if (kBits > 4 && shift + 8 * kBits > 64) bits |= static_cast<uint64_t>(w[2]) << (64 - shift);
+      bits >>= shift;  // 40 bits begin at up to 24, 48 at 0 or 16
     }
   }
   __device__ uint32_t operator[](int k) const {
     return static_cast<uint32_t>(bits >> (k * kBits)) & ((1u << kBits) - 1);
+  }
+};
+
+// The same with any number of bits.
+struct AnyOctet {
+  uint64_t bits;
+  int width;
+  __device__ AnyOctet(const uint32_t* words, int64_t at, int width) : width(width) {
+    const int64_t first = at * 8 * width;
+    const uint32_t* w = words + first / 32;
+    const int shift = static_cast<int>(first % 32);  // whole bytes: 40 bits begin at up to 24, 48 at 0 or 16
+    bits = w[0];
+    if (shift + 8 * width > 32) bits |= static_cast<uint64_t>(w[1]) << 32;
+    bits >>= shift;
+  }
+  __device__ uint32_t operator[](int k) const {
+    return static_cast<uint32_t>(bits >> (k * width)) & ((1u << width) - 1);
   }
 };
 

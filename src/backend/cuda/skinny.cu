@@ -179,6 +179,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         __threadfence();
         for (int i = thread; i < kSums; i += kThreads) {
           float sum = 0;
+#pragma unroll 8
           for (unsigned y = 0; y < gridDim.y; ++y) sum += __ldcg(parts + y * kSums + i);
           if (i / kCols < p.rows && col0 + i % kCols < p.n) store<T>(p, at, i / kCols, col0 + i % kCols, sum);
         }
@@ -190,6 +191,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 constexpr int64_t kMostShared = 4096;  // tiles whose columns several blocks share
+constexpr int64_t kMostParts = 32;     // the last block adds as many sums
 
 // Zero whenever no product runs.
 unsigned* finished_counts() {
@@ -207,7 +209,7 @@ void run_rows(const Skinny& p, int64_t items) {
   constexpr int kCols = kLanes * kPack, kDeep = kThreads / kLanes;
   const int64_t tiles = (p.n + kCols - 1) / kCols, wanted = int64_t{4} * gpu().processors;
   // Each thread should read at least four rows of W.
-  int64_t parts = std::min(wanted / (tiles * items), p.k / (4 * kDeep));
+  int64_t parts = std::min({wanted / (tiles * items), p.k / (4 * kDeep), kMostParts});
   if (parts < 2 || tiles * items > kMostShared) parts = 1;
   const int64_t part = (p.k + parts - 1) / parts;
   parts = (p.k + part - 1) / part;
@@ -228,10 +230,13 @@ void rows(const Skinny& p, int64_t items) {
   bool packs = p.n % kPack == 0 && (p.k == 1 || p.w.row % kPack == 0) &&
                reinterpret_cast<uintptr_t>(p.w.data) % 16 == 0;
   for (int i = 0; i < p.batch.axes; ++i) packs = packs && p.batch.stride[Batch::of_b][i] % kPack == 0;
-  if (packs)
-    run_rows<T, kRows, 8, kPack>(p, items);
+  if (!packs) return run_rows<T, kRows, 32, 1>(p, items);
+  // Memory likes long pieces of a row, if that leaves enough blocks.
+  constexpr int kWide = kRows <= 4 ? 32 : 16;
+  if (p.n / (kWide * kPack) * items * kMostParts >= int64_t{2} * gpu().processors)
+    run_rows<T, kRows, kWide, kPack>(p, items);
   else
-    run_rows<T, kRows, 32, 1>(p, items);
+    run_rows<T, kRows, 8, kPack>(p, items);
 }
 
 template <class T>
