@@ -319,7 +319,7 @@ TEST_F(GpuMemory, OutOfMemoryInTheBackgroundIsThrownWhereItIsNeeded) {
 
 // A loop that keeps one array needs a few, however far it runs ahead.
 TEST_F(GpuMemory, MemoryIsBoundedByWhatIsAlive) {
-  set_memory_limit(base_ + 34 * kMega, kGpu);
+  set_memory_limit(base_ + 66 * kMega, kGpu);
   array x = megabytes(8);
   for (int i = 0; i < 50; ++i) {
     x = add(x, array(1.0f), kGpu);
