@@ -519,11 +519,13 @@ cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** a
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
   if (value < 0 || static_cast<size_t>(value) > kMostShared) return cudaErrorInvalidValue;
+  std::lock_guard lock(machine().mutex);
   machine().known[kernel].shared = static_cast<size_t>(value);
   return cudaSuccess;
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* a, const void* kernel) {
+  std::lock_guard lock(machine().mutex);
   *a = {0, 1024, 32, static_cast<int>(machine().known[kernel].shared)};
   return cudaSuccess;
 }

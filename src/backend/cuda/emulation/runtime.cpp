@@ -55,7 +55,7 @@ Memory& memory() {
   return m;
 }
 
-cudaError_t last_error = cudaSuccess;
+thread_local cudaError_t last_error = cudaSuccess;
 cudaError_t failed(cudaError_t e) { return last_error = e; }
 
 }  // namespace
