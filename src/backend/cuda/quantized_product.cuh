@@ -124,6 +124,15 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, sizeof(X) == 4 ? 3 : 2)
         copy_step<F>(ring + ahead % kAhead * stage, pitch, w, c.matrix, first_row, warp + ahead * warps,
                      aligned_w);
       end_copies();
+      // x: each lane brings its part of octet lane / 4. Sums of groups meet their biases at once.
+      const int64_t at = step * kStep + column_of(g);
+      auto bring = [&](const X* row, PartOfX<X>& part) {
+        const int apart = F::kSplit ? 16 : 4;
+        part.load(row && at < w.columns ? row + at : nullptr,
+                  row && at + apart < w.columns ? row + at + apart : nullptr, rows.aligned);
+      };
+      PartOfX<X> part;
+      bring(x[0], part);  // before anything waits for the scales
       float scale[2][StepScales<F>::kSlots], bias[2][StepScales<F>::kSlots];
 #pragma unroll
       for (int h = 0; h < 2; ++h)
@@ -133,17 +142,11 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, sizeof(X) == 4 ? 3 : 2)
           if constexpr (F::kAffine) bias[h][s] = w.biases.value(next.bias[h][s]);
         }
       if (i + 1 < own_steps) next.load(w, c.matrix, first_row, step + warps);
-
-      // x: each lane brings its part of octet lane / 4. Sums of groups meet their biases at once.
-      const int64_t at = step * kStep + column_of(g);
 #pragma unroll
       for (int m = 0; m < kMost; ++m) {
         if (m >= c.count) break;
-        const X* first = x[m] && at < w.columns ? x[m] + at : nullptr;
-        const int apart = F::kSplit ? 16 : 4;
-        const X* second = x[m] && at + apart < w.columns ? x[m] + at + apart : nullptr;
-        PartOfX<X> part;
-        part.template load<F::kSplit>(first, second, rows.aligned);
+        if (m > 0) bring(x[m], part);
+        part.template convert<F::kSplit>();
 #pragma unroll
         for (int k = 0; k < kOfRow; ++k)
           reinterpret_cast<uint4*>(own_memory + (m * kOfRow + k) * kColumnBytes)[lane] = part.pairs[k];

@@ -110,13 +110,13 @@ __device__ inline uint64_t octet_bits(const uint8_t* row, int at, int width) {
 template <class X>
 struct PartOfX {
   static constexpr int kColumns = sizeof(X) == 4 ? 3 : 1;
+  X v[8];
   uint4 pairs[kColumns];
   float sum;
 
-  // Elements first ... first + 7, or 4 of these and 4 from `second` on; zeros where they are null.
-  template <bool kSplit>
+  // Elements first ... first + 3 and second ... second + 3, which are the next ones or, if kSplit, those of
+  // the next group; zeros where they are null.
   __device__ void load(const X* first, const X* second, bool aligned) {
-    X v[8];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const X* from = h ? second : first;
@@ -129,6 +129,9 @@ struct PartOfX {
 #pragma unroll
       for (int k = 0; k < 4; ++k) v[4 * h + k] = some.at[k];
     }
+  }
+  template <bool kSplit>
+  __device__ void convert() {
     sum = 0;
 #pragma unroll
     for (int k = 0; k < 8; ++k) sum += of_memory(v[k]);
