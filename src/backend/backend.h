@@ -85,8 +85,12 @@ class Backend {
   virtual detail::Buffer* copy_out(const detail::Buffer&) { return nullptr; }
   // Hands over what has been given so far: a device may gather work for a while.
   virtual void flush() {}
-  // Waits until everything is done. Throws what went wrong since the last time.
-  virtual void wait() {}
+  // What follows belongs to an evaluation; `awaited` by a call of wait() with its number.
+  virtual void begin(uint64_t /*evaluation*/, bool /*awaited*/) {}
+  // Waits until everything is done. A device finds errors in data only when it runs: throws the first of this
+  // evaluation, or of any for 0. Those of evaluations that nobody waits for reach the first who reads a
+  // result.
+  virtual void wait(uint64_t /*evaluation*/ = 0) {}
   // A point in the device's work, and the time between two such points, for which it waits; a
   // negative time if the device keeps no time of its own. forget_marks() ends the life of all.
   virtual size_t mark() { return 0; }

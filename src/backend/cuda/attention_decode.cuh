@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
 #pragma unroll
     for (int o = kRows * kEach; o < kLanes; o *= 2) top = larger(top, __shfl_xor_sync(all, top, o));
     const float shift = top == lowest ? 0.0f : top;  // nothing to see so far
-    const float alpha = __expf(m - shift), p = __expf(score - shift);
+    const float alpha = expf(m - shift), p = expf(score - shift);
     m = top;
     sum = sum * alpha + p;
 #pragma unroll
@@ -195,10 +195,10 @@ __global__ void __launch_bounds__(kDecodeThreads)
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) top = larger(top, tops[i][r]);
     const float shift = top == lowest ? 0.0f : top;
-    if (sink != lowest) total = __expf(sink - shift);
+    if (sink != lowest) total = expf(sink - shift);
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
-      const float by = __expf(tops[i][r] - shift);
+      const float by = expf(tops[i][r] - shift);
       total += by * sums[i][r];
       value += by * outs[i][r][f];
     }
@@ -230,10 +230,10 @@ __global__ void __launch_bounds__(kDecodeThreads)
     float top = sink, total = 0, value = 0;
     for (int i = 0; i < split.splits; ++i) top = larger(top, parts[i * kRows * stride]);
     const float shift = top == lowest ? 0.0f : top;
-    if (sink != lowest) total = __expf(sink - shift);
+    if (sink != lowest) total = expf(sink - shift);
     for (int i = 0; i < split.splits; ++i) {
       const volatile float* p = parts + i * kRows * stride;
-      const float by = __expf(p[0] - shift);
+      const float by = expf(p[0] - shift);
       total += by * p[1];
       value += by * p[2 + f];
     }

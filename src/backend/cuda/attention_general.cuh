@@ -13,7 +13,7 @@
 
 namespace lazuli::cuda {
 
-__device__ inline float exponential(float x) { return __expf(x); }
+__device__ inline float exponential(float x) { return expf(x); }
 __device__ inline double exponential(double x) { return exp(x); }
 __device__ inline float logarithm(float x) { return logf(x); }
 __device__ inline double logarithm(double x) { return log(x); }
@@ -51,6 +51,7 @@ __device__ inline void general_scores(GeneralTile<F, kI>& tile, int dims, const 
     for (int r = warp; r < Tile::kColumns; r += kGeneralThreads / kWarp)
       tile.b[lane][r] = d < dims ? static_cast<F>(b_at(r, d)) : F(0);
     __syncthreads();
+    F part[kI][4] = {};  // a sum of sums is more exact than one long sum
 #pragma unroll 8
     for (int l = 0; l < Tile::kDims; ++l) {
       F a[kI], b[4];
@@ -61,8 +62,12 @@ __device__ inline void general_scores(GeneralTile<F, kI>& tile, int dims, const 
 #pragma unroll
       for (int i = 0; i < kI; ++i)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) s[i][j] += a[i] * b[j];
+        for (int j = 0; j < 4; ++j) part[i][j] += a[i] * b[j];
     }
+#pragma unroll
+    for (int i = 0; i < kI; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) s[i][j] += part[i][j];
   }
 }
 

@@ -299,12 +299,14 @@ void run_attention_grad(const KernelCall& call) {
 #ifndef LAZULI_EMULATED
   if (job.has_norm && run_attention_grad_cudnn(job, q.dtype)) return;
 #endif
+  if (run_attention_grad_flash(job, q.dtype)) return;
   visit_floats(q.dtype, [&](auto type) { run_general<typename decltype(type)::type>(job); });
 }
 
 }  // namespace
 
 void register_attention_grad(KernelTable& t) {
-  t.add<AttentionGrad>({&run_attention_grad, 0b1100000, 0});  // the norm }
+  t.add<AttentionGrad>({&run_attention_grad, 0b1111000, 0});  // result, cotangent and norm
+}
 
 }  // namespace lazuli::cuda

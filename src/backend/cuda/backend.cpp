@@ -15,16 +15,20 @@ namespace {
 
 class CudaBackend : public Backend {
  public:
-  CudaBackend() : Backend(Device::gpu) { register_all(table_); }
+  CudaBackend() : Backend(Device::gpu) {
+    open_pool();
+    register_all(table_);
+  }
 
   detail::Buffer* allocate(size_t bytes) override { return cuda::allocate(bytes); }
   detail::Buffer* copy_in(const detail::Buffer& b) override { return cuda::copy_in(b); }
   detail::Buffer* copy_out(const detail::Buffer& b) override { return cuda::copy_out(b); }
   void flush() override { cuda::flush(); }
-  void wait() override {
-    cuda::flush();
+  void begin(uint64_t evaluation, bool awaited) override { begin_evaluation(evaluation, awaited); }
+  void wait(uint64_t evaluation) override {
+    const uint64_t submitted = cuda::flush();
     check(cudaStreamSynchronize(gpu().stream), "a kernel");
-    check_faults();
+    check_faults(submitted, [=](uint64_t of, bool) { return evaluation == 0 || of == evaluation; });
   }
   size_t mark() override {
     cuda::flush();

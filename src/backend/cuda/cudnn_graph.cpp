@@ -1,5 +1,7 @@
 #include "backend/cuda/cudnn_graph.h"
 
+#include <mutex>
+
 #include "backend/cuda/library.h"
 #include "backend/cuda/runtime.h"
 
@@ -71,14 +73,18 @@ int64_t CudnnDescriptor::get_integer(cudnnBackendAttributeName_t name) const {
   cudnn().require(cudnn().get(get(), name, CUDNN_TYPE_INT64, 1, &count, &value), "an attribute");
   return value;
 }
+int64_t CudnnDescriptor::get_list(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
+                                  int64_t most, void* values) const {
+  int64_t count = 0;
+  cudnn().require(cudnn().get(get(), name, type, most, &count, values), "an attribute");
+  return count;
+}
 void CudnnDescriptor::finalize() { cudnn().require(cudnn().finalize(get()), "a description"); }
 
 const CudnnDevice& CudnnDevice::current() {
   static const CudnnDevice& made = *[] {
     auto* device = new CudnnDevice;
-    device->properties_ = CudnnDescriptor(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR);
-    device->properties_.set(CUDNN_ATTR_DEVICEPROP_HANDLE, CUDNN_TYPE_HANDLE, handle());
-    device->properties_.finalize();
+    device->handle_ = handle();
     return device;
   }();
   return made;
@@ -172,6 +178,7 @@ CudnnPlan CudnnGraph::plan(const CudnnDevice& device) {
   std::vector<cudnnBackendDescriptor_t> raw;
   for (const CudnnDescriptor& op : operations_) raw.push_back(op.get());
   CudnnDescriptor graph(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+  device.set_handle(graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE);
   graph.set(CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, static_cast<int64_t>(raw.size()),
             raw.data());
   graph.finalize();
@@ -181,7 +188,7 @@ CudnnPlan CudnnGraph::plan(const CudnnDevice& device) {
     CudnnDescriptor heuristic(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
     heuristic.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
     heuristic.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, mode);
-    heuristic.set(CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, device.properties());
+    device.set_properties(heuristic, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP);
     try {
       heuristic.finalize();
     } catch (const CudnnRefusal& e) {
@@ -201,7 +208,8 @@ CudnnPlan CudnnGraph::plan(const CudnnDevice& device) {
       result.plan = CudnnDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
       try {
         result.plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configs[static_cast<size_t>(i)]);
-        result.plan.set(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, device.properties());
+        device.set_handle(result.plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE);
+        device.set_properties(result.plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP);
         result.plan.finalize();
         result.workspace = result.plan.get_integer(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE);
         return result;
@@ -215,6 +223,8 @@ CudnnPlan CudnnGraph::plan(const CudnnDevice& device) {
 
 void CudnnPlan::run(std::span<const int64_t> numbers, std::span<void* const> data, void* workspace_data,
                     cudaStream_t stream) const {
+  static std::mutex& mutex = *new std::mutex;  // of the handle
+  const std::lock_guard lock(mutex);
   static cudaStream_t current = gpu().stream;
   if (stream != current) cudnn().require(cudnn().set_stream(handle(), stream), "cudnnSetStream");
   current = stream;

@@ -44,6 +44,9 @@ class CudnnDescriptor {
   void set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t count,
            const void* values);
   int64_t get_integer(cudnnBackendAttributeName_t name) const;
+  // Up to `most` values; how many there are. Values that are descriptors have been made before.
+  int64_t get_list(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t most,
+                   void* values) const;
   void finalize();
   cudnnBackendDescriptor_t get() const { return held_.get(); }
 
@@ -56,11 +59,19 @@ class CudnnDevice {
  public:
   static const CudnnDevice& current();
   explicit CudnnDevice(const std::string& json);
-  const CudnnDescriptor& properties() const { return properties_; }
+
+  // Attributes that name the device: by its handle, or by its description. Only one of them is there.
+  void set_handle(CudnnDescriptor& to, cudnnBackendAttributeName_t name) const {
+    if (handle_) to.set(name, CUDNN_TYPE_HANDLE, handle_);
+  }
+  void set_properties(CudnnDescriptor& to, cudnnBackendAttributeName_t name) const {
+    if (!handle_) to.set(name, properties_);
+  }
 
  private:
   CudnnDevice() = default;
-  CudnnDescriptor properties_;
+  cudnnHandle_t handle_ = nullptr;
+  CudnnDescriptor properties_;  // if there is no handle
 };
 
 struct CudnnPlan {

@@ -4,6 +4,7 @@
 #include "backend/cuda/launch.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -37,6 +38,8 @@ uint64_t hash_of(uint64_t h, const std::byte* data, size_t bytes) {
   std::memcpy(&x, data, bytes);
   return mixed(h, x + bytes);
 }
+
+std::atomic<uint64_t> words_taken{0};  // fault words, since the program began
 
 struct Command {
   const void* kernel;  // null: a call of a library
@@ -121,6 +124,7 @@ class Submitter {
     sequence_.bytes.resize((sequence_.bytes.size() + 15) / 16 * 16);
     command.bytes = sequence_.bytes.size() - command.bytes_at;
     sequence_.commands.push_back(std::move(command));
+    words_ = words_taken;
     if (one_by_one_) {
       hand_over();
       require(cudaStreamSynchronize(gpu().stream), sequence_what_);
@@ -130,10 +134,11 @@ class Submitter {
       hand_over();
     }
   }
-  void flush() {
+  uint64_t flush() {
     std::lock_guard lock(mutex_);
     limit_ = kFirst;
     hand_over();
+    return words_;
   }
 
  private:
@@ -300,6 +305,7 @@ class Submitter {
   std::mutex mutex_;
   bool one_by_one_ = false, graphs_ = true;
   size_t limit_ = kFirst;
+  uint64_t words_ = 0;  // fault words that commands so far may use
   Sequence sequence_;
   const char* sequence_what_ = "";
   std::vector<void*> pointers_;
@@ -312,37 +318,64 @@ Submitter& submitter() {
   return s;
 }
 
-// Words of the host that kernels write to. A word is used again when a wait has found it zero.
+// Words of the host that kernels write to, in a ring. A word is used again when its kernel has run and it has
+// been looked at.
 class Faults {
  public:
   int64_t* word(std::function<std::string(int64_t)> told) {
-    if (armed_.size() == kWords) {
-      flush();
+    if (words_taken - seen_ == kWords) {
+      const uint64_t submitted = cuda::flush();
       require(cudaStreamSynchronize(gpu().stream), "a kernel");
-      inspect();
+      inspect(submitted);
     }
     if (!words_) {
       require(cudaHostAlloc(reinterpret_cast<void**>(&words_), kWords * sizeof(int64_t), cudaHostAllocMapped),
               "cudaHostAlloc");
       std::fill_n(words_, kWords, 0);
     }
-    armed_.push_back(std::move(told));
-    return words_ + armed_.size() - 1;
+    const size_t i = words_taken++ % kWords;
+    armed_[i] = {evaluation_, awaited_, std::move(told)};
+    return words_ + i;
   }
-  void inspect() {
-    const auto armed = std::exchange(armed_, {});
-    std::string message;
-    for (size_t i = 0; i < armed.size(); ++i) {
-      const int64_t found = std::exchange(words_[i], 0);
-      if (found && message.empty()) message = armed[i](found);
+  void begin(uint64_t evaluation, bool awaited) {
+    evaluation_ = evaluation;
+    awaited_ = awaited;
+  }
+  void inspect(uint64_t submitted) {
+    for (; seen_ < submitted; ++seen_) {
+      Armed& a = armed_[seen_ % kWords];
+      if (const int64_t found = std::exchange(words_[seen_ % kWords], 0))
+        found_.push_back({a.evaluation, a.awaited, a.told(found)});
+      a.told = nullptr;
     }
-    if (!message.empty()) throw std::out_of_range(message);
+  }
+  // Throws the first error that is `mine`, and forgets the others of its evaluation.
+  void raise(const std::function<bool(uint64_t, bool)>& mine) {
+    const auto first = std::find_if(found_.begin(), found_.end(),
+                                    [&](const Found& f) { return mine(f.evaluation, f.awaited); });
+    if (first == found_.end()) return;
+    const Found raised = std::move(*first);
+    std::erase_if(found_, [&](const Found& f) { return f.evaluation == raised.evaluation; });
+    throw std::out_of_range(raised.message);
   }
 
  private:
+  struct Armed {
+    uint64_t evaluation;
+    bool awaited;
+    std::function<std::string(int64_t)> told;
+  };
+  struct Found {
+    uint64_t evaluation;
+    bool awaited;
+    std::string message;
+  };
   static constexpr size_t kWords = 1024;
   int64_t* words_ = nullptr;
-  std::vector<std::function<std::string(int64_t)>> armed_;
+  Armed armed_[kWords];
+  uint64_t seen_ = 0, evaluation_ = 0;
+  bool awaited_ = false;
+  std::vector<Found> found_;
 };
 
 std::mutex faults_mutex;
@@ -371,15 +404,20 @@ void library_call(const char* what, const void* plan, std::span<const uint64_t> 
   submitter().add({nullptr, 1, 1, 0, what, 0, 0, 0, 0, plan, std::move(call)}, parameters, sizes);
 }
 
-void flush() { submitter().flush(); }
+uint64_t flush() { return submitter().flush(); }
 
 int64_t* fault_word(std::function<std::string(int64_t)> told) {
   std::lock_guard lock(faults_mutex);
   return faults().word(std::move(told));
 }
-void check_faults() {
+void begin_evaluation(uint64_t evaluation, bool awaited) {
   std::lock_guard lock(faults_mutex);
-  faults().inspect();
+  faults().begin(evaluation, awaited);
+}
+void check_faults(uint64_t submitted, const std::function<bool(uint64_t, bool)>& mine) {
+  std::lock_guard lock(faults_mutex);
+  faults().inspect(submitted);
+  faults().raise(mine);
 }
 
 }  // namespace lazuli::cuda

@@ -49,14 +49,18 @@ void library_call(const char* what, const std::function<void(cudaStream_t)>& cal
 void library_call(const char* what, const void* plan, std::span<const uint64_t> arguments,
                   std::function<void(cudaStream_t)> call);
 
-// Everything submitted so far is handed to the driver: before a copy, an event, or waiting.
-void flush();
+// Everything submitted so far is handed to the driver: before a copy, an event, or waiting. Returns how many
+// fault words it uses.
+uint64_t flush();
 
 // A word that a kernel sets to anything but zero when it finds an error in its data, an index out of range
-// say. The next wait throws std::out_of_range with the message that `told` makes of the word.
+// say; for kernels that are submitted right after. `told` makes a message of the word.
 int64_t* fault_word(std::function<std::string(int64_t)> told);
-// Throws if a kernel that has run found an error. Called when the stream is empty.
-void check_faults();
+// Fault words from here on belong to this evaluation (Backend::begin).
+void begin_evaluation(uint64_t evaluation, bool awaited);
+// Looks at the first `submitted` words, whose kernels have run. Throws std::out_of_range with the message of
+// the first error of an evaluation that `mine` accepts; the others are kept.
+void check_faults(uint64_t submitted, const std::function<bool(uint64_t evaluation, bool awaited)>& mine);
 
 // Parameters of generated kernels: one structure of 8-byte words, as the source declares it.
 class Parameters {

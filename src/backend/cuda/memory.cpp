@@ -53,6 +53,8 @@ void destroy(Buffer* b) {
 
 }  // namespace
 
+void open_pool() { pool(); }
+
 Buffer* allocate(size_t bytes) {
   // Kernels may read and write whole vectors of what is empty: a block is never null.
   void* data = pool().take(std::max<size_t>(bytes, 1));
@@ -74,7 +76,6 @@ Buffer* allocate(size_t bytes) {
 template <class F>
 Buffer* copied(Buffer* to, F copy) {
   try {
-    flush();
     copy(to->data);
   } catch (...) {
     detail::release(to);
@@ -84,13 +85,17 @@ Buffer* copied(Buffer* to, F copy) {
 }
 
 Buffer* copy_in(const Buffer& from) {
-  return copied(allocate(from.bytes), [&](void* to) { copy_to_gpu(to, from.data, from.bytes); });
+  return copied(allocate(from.bytes), [&](void* to) {
+    flush();
+    copy_to_gpu(to, from.data, from.bytes);
+  });
 }
 
 Buffer* copy_out(const Buffer& from) {
   return copied(detail::allocate(from.bytes), [&](void* to) {
+    const uint64_t submitted = flush();
     copy_to_host(to, from.data, from.bytes);
-    check_faults();
+    check_faults(submitted, [](uint64_t, bool awaited) { return !awaited; });
   });
 }
 
