@@ -29,27 +29,25 @@ __host__ __device__ inline int row_pitch(int bits, int group) {
   return of_step + ((of_group - of_step % 128) % 128 + 128) % 128;
 }
 
-// Groups' scales of a step for the rows g and g + 8 of a lane: lane t of four has groups t, t + 4, ...
+// Groups' scales of a step for the rows g and g + 8 of a lane: lane t of four has groups t, t + 4, ...; those
+// of the second row behind those of the first.
 template <class F>
 struct StepScales {
   static constexpr int kSlots = F::kSplit ? 4 : 2;
-  uint32_t scale[2][kSlots], bias[2][kSlots];
+  uint32_t scale[2 * kSlots], bias[2 * kSlots];
 
-  __device__ void load(const QuantizedMatrices& w, int64_t matrix, int64_t first_row, int64_t step) {
-    const int lane = static_cast<int>(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
-    const int each = kStep / w.group;
+  // `rows`: where the scales of both rows begin; negative: there is no such row.
+  __device__ void load(const QuantizedMatrices& w, const int64_t (&rows)[2], int64_t step) {
+    const int t = static_cast<int>(threadIdx.x) % 4, each = kStep / w.group;
+    int64_t at[2 * kSlots];
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int64_t row = first_row + g + 8 * h;
-#pragma unroll
-      for (int s = 0; s < kSlots; ++s) {
-        const int64_t group = step * each + 4 * s + t;
-        const bool there = 4 * s + t < each && group < w.groups && row < w.rows;
-        const int64_t at = (matrix * w.rows + row) * w.groups + group;
-        scale[h][s] = there ? w.scales.bits(at) : 0;
-        if constexpr (F::kAffine) bias[h][s] = there ? w.biases.bits(at) : 0;
-      }
+    for (int i = 0; i < 2 * kSlots; ++i) {
+      const int in_step = 4 * (i % kSlots) + t;
+      const int64_t group = step * each + in_step;
+      at[i] = in_step < each && group < w.groups && rows[i / kSlots] >= 0 ? rows[i / kSlots] + group : -1;
     }
+    w.scales.bits(at, scale);
+    if constexpr (F::kAffine) w.biases.bits(at, bias);
   }
 };
 
@@ -107,8 +105,14 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, sizeof(X) == 4 ? 3 : 2)
         copy_step<F>(ring + i * stage, pitch, w, c.matrix, first_row, warp + int64_t{i} * warps, aligned_w);
       end_copies();
     }
+    int64_t scales_of[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int64_t row = first_row + g + 8 * h;
+      scales_of[h] = row < w.rows ? (c.matrix * w.rows + row) * w.groups : -1;
+    }
     StepScales<F> next;
-    next.load(w, c.matrix, first_row, warp);
+    next.load(w, scales_of, warp);
     const X* x[kMost];
 #pragma unroll
     for (int m = 0; m < kMost; ++m) {
@@ -124,26 +128,25 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, sizeof(X) == 4 ? 3 : 2)
         copy_step<F>(ring + ahead % kAhead * stage, pitch, w, c.matrix, first_row, warp + ahead * warps,
                      aligned_w);
       end_copies();
-      float scale[2][StepScales<F>::kSlots], bias[2][StepScales<F>::kSlots];
-#pragma unroll
-      for (int h = 0; h < 2; ++h)
-#pragma unroll
-        for (int s = 0; s < StepScales<F>::kSlots; ++s) {
-          scale[h][s] = w.scales.value(next.scale[h][s]);
-          if constexpr (F::kAffine) bias[h][s] = w.biases.value(next.bias[h][s]);
-        }
-      if (i + 1 < own_steps) next.load(w, c.matrix, first_row, step + warps);
-
       // x: each lane brings its part of octet lane / 4. Sums of groups meet their biases at once.
       const int64_t at = step * kStep + column_of(g);
+      auto bring = [&](const X* row, PartOfX<X>& part) {
+        const int apart = F::kSplit ? 16 : 4;
+        part.load(row && at < w.columns ? row + at : nullptr,
+                  row && at + apart < w.columns ? row + at + apart : nullptr, rows.aligned);
+      };
+      PartOfX<X> part;
+      bring(x[0], part);  // before anything waits for the scales
+      constexpr int kSlots = StepScales<F>::kSlots;
+      float scale[2 * kSlots], bias[2 * kSlots];
+      w.scales.values(next.scale, scale);
+      if constexpr (F::kAffine) w.biases.values(next.bias, bias);
+      if (i + 1 < own_steps) next.load(w, scales_of, step + warps);
 #pragma unroll
       for (int m = 0; m < kMost; ++m) {
         if (m >= c.count) break;
-        const X* first = x[m] && at < w.columns ? x[m] + at : nullptr;
-        const int apart = F::kSplit ? 16 : 4;
-        const X* second = x[m] && at + apart < w.columns ? x[m] + at + apart : nullptr;
-        PartOfX<X> part;
-        part.template load<F::kSplit>(first, second, rows.aligned);
+        if (m > 0) bring(x[m], part);
+        part.template convert<F::kSplit>();
 #pragma unroll
         for (int k = 0; k < kOfRow; ++k)
           reinterpret_cast<uint4*>(own_memory + (m * kOfRow + k) * kColumnBytes)[lane] = part.pairs[k];
@@ -152,12 +155,12 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, sizeof(X) == 4 ? 3 : 2)
           for (int lanes = 1; lanes < 4 * per_group; lanes *= 2)
             sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
 #pragma unroll
-          for (int s = 0; s < StepScales<F>::kSlots; ++s) {
+          for (int s = 0; s < kSlots; ++s) {
             const int group = 4 * s + t;
             const float of_group = __shfl_sync(0xffffffffu, sum, group * 4 * per_group % kWarp);
             if (group < groups_of_step) {
-              of_biases[m][0] += bias[0][s] * of_group;
-              of_biases[m][1] += bias[1][s] * of_group;
+              of_biases[m][0] += bias[s] * of_group;
+              of_biases[m][1] += bias[kSlots + s] * of_group;
             }
           }
         }
@@ -175,9 +178,9 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, sizeof(X) == 4 ? 3 : 2)
         const int from = (lane & ~3) | (group & 3), slot = group >> 2;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          float own = scale[h][0];
+          float own = scale[h * kSlots];
 #pragma unroll
-          for (int s = 1; s < StepScales<F>::kSlots; ++s) own = slot == s ? scale[h][s] : own;
+          for (int s = 1; s < kSlots; ++s) own = slot == s ? scale[h * kSlots + s] : own;
           const float of_group = __shfl_sync(0xffffffffu, own, from);
 #pragma unroll
           for (int e = 2 * h; e < 2 * h + 2; ++e) {

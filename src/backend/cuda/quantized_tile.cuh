@@ -110,13 +110,13 @@ __device__ inline uint64_t octet_bits(const uint8_t* row, int at, int width) {
 template <class X>
 struct PartOfX {
   static constexpr int kColumns = sizeof(X) == 4 ? 3 : 1;
+  X v[8];
   uint4 pairs[kColumns];
   float sum;
 
-  // Elements first ... first + 7, or 4 of these and 4 from `second` on; zeros where they are null.
-  template <bool kSplit>
+  // Elements first ... first + 3 and second ... second + 3, which are the next ones or, if kSplit, those of
+  // the next group; zeros where they are null.
   __device__ void load(const X* first, const X* second, bool aligned) {
-    X v[8];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const X* from = h ? second : first;
@@ -129,6 +129,9 @@ struct PartOfX {
 #pragma unroll
       for (int k = 0; k < 4; ++k) v[4 * h + k] = some.at[k];
     }
+  }
+  template <bool kSplit>
+  __device__ void convert() {
     sum = 0;
 #pragma unroll
     for (int k = 0; k < 8; ++k) sum += of_memory(v[k]);
@@ -178,12 +181,37 @@ struct ScaleArray {
     return __ldg(static_cast<const uint8_t*>(data) + i);
   }
   __device__ float value(uint32_t bits) const {
+    float v[1];
+    const uint32_t b[1] = {bits};
+    values(b, v);
+    return v[0];
+  }
+  // Many at a time: the kind is asked for once. Where `at` is negative, 0.
+  template <int n>
+  __device__ void bits(const int64_t (&at)[n], uint32_t (&to)[n]) const {
+    auto read = [&]<class Raw>(const Raw* from) {
+#pragma unroll
+      for (int i = 0; i < n; ++i) to[i] = at[i] >= 0 ? __ldg(from + at[i]) : 0;
+    };
+    if (kind == Kind::float32)
+      read(static_cast<const uint32_t*>(data));
+    else if (kind <= Kind::bfloat)
+      read(static_cast<const uint16_t*>(data));
+    else
+      read(static_cast<const uint8_t*>(data));
+  }
+  template <int n>
+  __device__ void values(const uint32_t (&bits)[n], float (&to)[n]) const {
+    auto each = [&](auto f) {
+#pragma unroll
+      for (int i = 0; i < n; ++i) to[i] = f(bits[i]);
+    };
     switch (kind) {
-      case Kind::float32: return __uint_as_float(bits);
-      case Kind::half: return lane::of_half(static_cast<uint16_t>(bits));
-      case Kind::bfloat: return __uint_as_float(bits << 16);
-      case Kind::e8m0: return e8m0_decode(bits);
-      default: return e4m3_decode(bits);
+      case Kind::float32: return each([](uint32_t b) { return __uint_as_float(b); });
+      case Kind::half: return each([](uint32_t b) { return lane::of_half(static_cast<uint16_t>(b)); });
+      case Kind::bfloat: return each([](uint32_t b) { return __uint_as_float(b << 16); });
+      case Kind::e8m0: return each([](uint32_t b) { return e8m0_decode(b); });
+      default: return each([](uint32_t b) { return e4m3_decode(b); });
     }
   }
 };
