@@ -28,8 +28,10 @@ class CudaSorting : public ::testing::Test {
 };
 
 TEST_F(CudaSorting, LongRows) {
-  // Enough tiles of 8192 to fill an H100 twice; then rows that end within a tile.
-  for (const Shape& shape : {Shape{2300000}, Shape{7, 20001}})
+  // Enough tiles of 8192 to fill the GPU twice; then rows that end within a tile.
+  const auto processors =
+      static_cast<int64_t>(std::get<size_t>(device_info(Device::gpu).at("multiprocessors")));
+  for (const Shape& shape : {Shape{17500 * processors}, Shape{3, 20001}})
     for (Dtype t : {float32, int8, int64, bfloat16}) {
       const array a = whole_numbers(shape, t, -100, 100);
       const int axis = static_cast<int>(shape.size()) - 1;
