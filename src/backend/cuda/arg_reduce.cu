@@ -89,34 +89,37 @@ constexpr int kMostThreads = 256;
 template <class T>
 __global__ void __launch_bounds__(kMostThreads)
     arg_rows(const Bits<T>* x, uint32_t* out, Found* parts, int64_t rows, int64_t n, int64_t segment,
-             int64_t segments, int lanes, Bits<T> flip) {
+             int64_t segments, int lanes_log2, Bits<T> flip) {
   constexpr int kPack = 16 / sizeof(T), kFlight = 4;
   using Packed = lane::Pack<Bits<T>, kPack>;
-  const int64_t units = rows * segments, per_block = blockDim.x / lanes;
-  const int64_t unit = blockIdx.x * per_block + threadIdx.x / lanes;
-  const int lane = threadIdx.x % lanes;
+  const int lanes = 1 << lanes_log2, lane = threadIdx.x & (lanes - 1);
+  const int64_t units = rows * segments, per_block = blockDim.x >> lanes_log2;
+  const int64_t unit = blockIdx.x * per_block + (threadIdx.x >> lanes_log2);
   Found found = nothing();
   if (unit < units) {
-    const int64_t row = unit / segments, begin = unit % segments * segment, end = min(n, begin + segment);
+    const int64_t row = segments == 1 ? unit : unit / segments, begin = (unit - row * segments) * segment;
+    const int64_t end = min(n, begin + segment);
     const Bits<T>* of_row = x + row * n;
     // Up to the first whole pack, packs, and what remains.
     const int64_t head =
         static_cast<int64_t>((-reinterpret_cast<uintptr_t>(of_row + begin) & 15) / sizeof(T));
-    const int64_t first = min(end, begin + head), packs = (end - first) / kPack;
+    const int64_t first = min(end, begin + head);
+    const int packs = static_cast<int>(static_cast<uint64_t>(end - first) / kPack);  // n is below 2^32
+    const uint32_t start = static_cast<uint32_t>(first);
     const Packed* pack = reinterpret_cast<const Packed*>(of_row + first);
     // The smallest index that the thread will see.
     Best<T> best(begin + lane < first ? begin + lane
                  : lane < packs       ? first + int64_t(lane) * kPack
-                                      : first + packs * kPack + lane);
+                                      : first + int64_t(packs) * kPack + lane);
     for (int64_t i = begin + lane; i < first; i += lanes) best.see(of_row[i], flip, static_cast<uint32_t>(i));
-    int64_t p = lane;
+    int p = lane;
     for (; p + (kFlight - 1) * lanes < packs; p += kFlight * lanes) {
       Packed values[kFlight];
 #pragma unroll
       for (int f = 0; f < kFlight; ++f) values[f] = pack[p + f * lanes];
 #pragma unroll
       for (int f = 0; f < kFlight; ++f) {
-        const uint32_t at = static_cast<uint32_t>(first + (p + f * lanes) * kPack);
+        const uint32_t at = start + static_cast<uint32_t>(p + f * lanes) * kPack;
 #pragma unroll
         for (int e = 0; e < kPack; ++e) best.see(values[f].at[e], flip, at + e);
       }
@@ -125,9 +128,9 @@ __global__ void __launch_bounds__(kMostThreads)
       const Packed values = pack[p];
 #pragma unroll
       for (int e = 0; e < kPack; ++e)
-        best.see(values.at[e], flip, static_cast<uint32_t>(first + p * kPack) + e);
+        best.see(values.at[e], flip, start + static_cast<uint32_t>(p) * kPack + e);
     }
-    for (int64_t i = first + packs * kPack + lane; i < end; i += lanes)
+    for (int64_t i = first + int64_t(packs) * kPack + lane; i < end; i += lanes)
       best.see(of_row[i], flip, static_cast<uint32_t>(i));
     // Who saw nothing would point past the end.
     if (best.index < end) found = best.found();
@@ -162,11 +165,10 @@ template <class T>
 void run_rows(const Operand& in, uint32_t* out, int64_t rows, int64_t n, Bits<T> flip) {
   constexpr int64_t kPack = 16 / sizeof(T), piece = 2 * kMostThreads * kPack;
   const int64_t packs = (n + kPack - 1) / kPack;
-  const int lanes =
-      packs <= 4 * kWarp
-          ? static_cast<int>(std::bit_ceil(static_cast<uint64_t>(std::min<int64_t>(packs, kWarp))))
-      : packs < 4 * kMostThreads ? 4 * kWarp
-                                 : kMostThreads;
+  // As few threads a row as keep the processors busy: what each does once counts.
+  const int64_t busy = 32 * kWarp * int64_t(gpu().processors);
+  int lanes = static_cast<int>(std::bit_ceil(static_cast<uint64_t>(std::min<int64_t>(packs, kWarp))));
+  while (lanes >= kWarp && lanes < kMostThreads && packs > 4 * lanes && rows * lanes < busy) lanes *= 2;
   // Few long rows are cut so that every processor has some.
   int64_t segments = 1, segment = n;
   if (lanes == kMostThreads && rows < 2 * gpu().processors) {
@@ -179,7 +181,8 @@ void run_rows(const Operand& in, uint32_t* out, int64_t rows, int64_t n, Bits<T>
   const int threads = std::max(lanes, 128);
   const int64_t per_block = threads / lanes, blocks = (rows * segments + per_block - 1) / per_block;
   launch(&arg_rows<T>, static_cast<unsigned>(blocks), static_cast<unsigned>(threads), 0, "argmax",
-         in.as<const Bits<T>>(), out, parts.as<Found>(), rows, n, segment, segments, lanes, flip);
+         in.as<const Bits<T>>(), out, parts.as<Found>(), rows, n, segment, segments,
+         std::countr_zero(static_cast<unsigned>(lanes)), flip);
   if (segments > 1)
     launch(&join_rows, static_cast<unsigned>((rows + 3) / 4), 128, 0, "argmax", parts.as<const Found>(), out,
            rows, segments);
