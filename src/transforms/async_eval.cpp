@@ -56,7 +56,7 @@ class Background {
   }
 
  private:
-  static constexpr size_t kMostQueued = 256;
+  static constexpr size_t kMostQueued = 512;
 
   bool on_this_thread() const { return working_on == this; }
   void work() {
