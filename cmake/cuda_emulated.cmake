@@ -43,8 +43,15 @@ set_source_files_properties(src/backend/cuda/elementwise.cpp PROPERTIES COMPILE_
 set_source_files_properties(src/backend/cuda/reduce.cpp PROPERTIES COMPILE_DEFINITIONS run_reduce=run_generated_reduce)
 set(source ${PROJECT_SOURCE_DIR}/src)
 set(flags "-I${source}/backend/cuda/emulation/include -I${source} -I${PROJECT_SOURCE_DIR}/include")
-if(LAZULI_SANITIZE)
-  string(APPEND flags " -fsanitize=${LAZULI_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all")
+# Kernels alone may be under sanitizers: the rest is then as in other builds.
+set(LAZULI_EMULATED_SANITIZE "${LAZULI_SANITIZE}" CACHE STRING "Sanitizers for kernels on the emulated GPU, as for -fsanitize=")
+if(LAZULI_EMULATED_SANITIZE)
+  set(sanitize -fsanitize=${LAZULI_EMULATED_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  list(APPEND LAZULI_EMULATED_KERNELS ${sanitize})  # of tests
+  target_compile_options(lazuli_cuda_emulated PRIVATE ${sanitize})
+  target_link_options(lazuli PUBLIC -fsanitize=${LAZULI_EMULATED_SANITIZE})
+  list(JOIN sanitize " " sanitize)
+  string(APPEND flags " ${sanitize}")
 endif()
 set_source_files_properties(src/backend/cuda/emulation/jit.cpp PROPERTIES COMPILE_DEFINITIONS
   "LAZULI_EMULATED_COMPILER=\"${CMAKE_CXX_COMPILER}\";LAZULI_EMULATED_SOURCE=\"${source}\";LAZULI_EMULATED_FLAGS=\"${flags}\"")

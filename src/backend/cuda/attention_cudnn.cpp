@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <mutex>
 #include <optional>
 
 #include "backend/cuda/launch.h"
@@ -169,6 +170,7 @@ class Plans {
 
   // Null if there is none, or none yet. A plan stays where it is.
   const CudnnPlan* find(const AttentionShape& shape) {
+    const std::lock_guard lock(mutex_);
     for (Entry& e : entries_)
       if (e.shape == shape) {
         if (++e.seen == kPatience) make(e);
@@ -198,6 +200,7 @@ class Plans {
   const Make make_;
   const char* const name_;
   std::vector<Entry> entries_;
+  std::mutex mutex_;
 };
 
 // Strides as cuDNN takes them: aligned, none of them 0. False if there are others.

@@ -52,7 +52,7 @@ struct Product {
 // kColumns rows of x (8, 16, 32; 1: one row, which is rounded here) with 16 kPairs rows of weights. Warp s
 // has segment s.
 template <class F, int kColumns, int kPairs>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kColumns <= 8 ? 2 : 1)
     product_kernel(Rows rows, Rounded x, Product p, float* __restrict__ out, int64_t* fault) {
   constexpr bool kOne = kColumns == 1;
   constexpr int kParts = kOne ? 1 : kColumns / 8, kHalves = F::kHalves, kHeight = kPairs * kPairRows;

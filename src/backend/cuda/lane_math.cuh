@@ -135,7 +135,6 @@ LAZULI_REAL(exp, expf, exp)
 LAZULI_REAL(expm1, expm1f, expm1)
 LAZULI_REAL(log2, log2f, log2)
 LAZULI_REAL(log10, log10f, log10)
-LAZULI_REAL(log1p, log1pf, log1p)
 LAZULI_REAL(sin, sinf, sin)
 LAZULI_REAL(cos, cosf, cos)
 LAZULI_REAL(tan, tanf, tan)
@@ -174,21 +173,46 @@ __device__ inline float split_horner(float x, const float (&c)[n]) {
   }
   return n % 2 ? __fmaf_rn(b, x, a) : __fmaf_rn(a, x, b);
 }
+// x = 2^(n / 2^23) (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), for normal x > 0; returns n.
+__device__ inline int32_t log_reduce(float x, float& f) {
+  const int32_t n = (__float_as_int(x) - 0x3f3504f3) & int32_t(0xff800000);
+  f = __fadd_rn(__int_as_float(__float_as_int(x) - n), -1.0f);
+  return n;
+}
+// log1p(f) - f
+__device__ inline float log_rest(float f) {
+  return __fmul_rn(__fmul_rn(f, f), __fmaf_rn(f, split_horner(f, kLog), -0.5f));
+}
 // log(x) + e0 log(2) for normal x > 0
 __device__ inline float log_positive(float x, float e0) {
-  // x = 2^e (1 + f); the exponent stays in its place, and its value is scaled instead.
-  const int32_t above = (__float_as_int(x) - 0x3f3504f3) & int32_t(0xff800000);
-  const float f = __fadd_rn(__int_as_float(__float_as_int(x) - above), -1.0f);
-  const float e = __fadd_rn(__fmul_rn(float(above), 1.1920928955078125e-07f), e0);  // exact
-  const float rest = __fmul_rn(__fmul_rn(f, f), __fmaf_rn(f, split_horner(f, kLog), -0.5f));
-  return __fmaf_rn(e, 0.693359375f, __fadd_rn(f, __fmaf_rn(e, -2.12194440e-4f, rest)));
+  float f;
+  const float n = float(log_reduce(x, f)), e = __fadd_rn(__fmul_rn(n, 1.1920928955078125e-07f), e0);  // exact
+  const float rest = __fmaf_rn(e, -2.12194440e-4f, log_rest(f));
+  return __fmaf_rn(e, 0.693359375f, __fadd_rn(f, rest));
 }
-__device__ inline float log(float x) {
-  const bool tiny = x < 1.17549435e-38f;
-  const float r = log_positive(tiny ? __fmul_rn(x, 8388608.0f) : x, tiny ? -23.0f : 0.0f);
+// The logarithm of x, which is r for x in (0, inf).
+__device__ inline float log_special(float x, float r) {
   if (x > 0) return x < __int_as_float(0x7f800000) ? r : x;
   return x == 0 ? __int_as_float(0xff800000) : x != x ? x : __int_as_float(0x7fc00000);
 }
+__device__ inline float log(float x) {
+  const bool tiny = x < 1.17549435e-38f;
+  return log_special(x, log_positive(tiny ? __fmul_rn(x, 8388608.0f) : x, tiny ? -23.0f : 0.0f));
+}
+__device__ inline float log1p(float x) {
+  // u + c = 1 + x exactly; u = 2^n (1 + f).
+  const float u = __fadd_rn(1.0f, x), b = __fadd_rn(u, -1.0f);
+  const float c = __fadd_rn(__fadd_rn(1.0f, -__fadd_rn(u, -b)), __fadd_rn(x, -b));
+  float f;
+  const int32_t n = log_reduce(u, f) >> 23;
+  // c 2^-n; for large n, c is below the rounding of the result.
+  const float f_lo = __fmul_rn(c, __int_as_float((127 - (n < 100 ? n : 100)) << 23));
+  const float sum = __fadd_rn(f, f_lo), error = __fadd_rn(__fadd_rn(f, -sum), f_lo), e = float(n);
+  const float rest = __fadd_rn(log_rest(sum), __fmaf_rn(e, -2.12194440e-4f, error));
+  const float r = __fmaf_rn(e, 0.693359375f, __fadd_rn(sum, rest));
+  return x == 0 ? x : log_special(u, r);
+}
+__device__ inline double log1p(double x) { return ::log1p(x); }
 __device__ inline double log(double x) { return ::log(x); }
 // |x| < 1
 __device__ inline float erfinv_inside(float x) {

@@ -48,8 +48,14 @@ struct Indices {
 // The word for Indices::at, and what it means: an index out of range for `before`, the extent, `after`.
 inline int64_t* index_fault(const KernelCall& call, int64_t extent, const char* before, const char* after) {
   return fault_word([name = call.primitive.name(), where = call.where, extent, before, after](int64_t word) {
-    std::string text = "[" + std::string(name) + "] index " + std::to_string(word > 0 ? word - 1 : word) +
-                       " is out of range for " + before + std::to_string(extent) + after;
+    std::string text = "[";
+    text += name;
+    text += "] index ";
+    text += std::to_string(word > 0 ? word - 1 : word);
+    text += " is out of range for ";
+    text += before;
+    text += std::to_string(extent);
+    text += after;
     if (where.line() != 0)
       text += std::string(" (built at ") + where.file_name() + ":" + std::to_string(where.line()) + ")";
     return text;

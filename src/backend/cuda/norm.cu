@@ -32,41 +32,39 @@ __global__ void __launch_bounds__(1024)
   using Held = RowPart<T, kItems, kStaged>;
   __shared__ C shared[2][kWarp];
   const Held part(rows, n, group, blockIdx.x);
-  typename Held::Values v;
-  part.load(x, C(0), v);
+  const auto packs = part.load(x, T{});
   C mean = 0, squares = 0;
   if (centered) {
 #pragma unroll
-    for (int k = 0; k < kItems; ++k)
+    for (int k = 0; k < kItems; ++k) {
+      C v[Held::kPack];
+      unpack<T>(packs.at[k], v);
 #pragma unroll
-      for (int j = 0; j < Held::kPack; ++j) mean += v[k][j];
+      for (int j = 0; j < Held::kPack; ++j) mean += v[j];
+    }
     mean = group_sum(mean, group, shared[0]) / C(n);
-#pragma unroll
-    for (int k = 0; k < kItems; ++k)
-#pragma unroll
-      for (int j = 0; j < Held::kPack; ++j)
-        v[k][j] = part.at(k) + (kStaged ? j : 0) < n ? v[k][j] - mean : C(0);
   }
-#pragma unroll
-  for (int k = 0; k < kItems; ++k)
-#pragma unroll
-    for (int j = 0; j < Held::kPack; ++j) squares += v[k][j] * v[k][j];
-  const C scale = C(1) / root(group_sum(squares, group, shared[1]) / C(n) + C(eps));
 #pragma unroll
   for (int k = 0; k < kItems; ++k) {
-    if (part.at(k) >= n) continue;
+    C v[Held::kPack];
+    unpack<T>(packs.at[k], v);
+#pragma unroll
+    for (int j = 0; j < Held::kPack; ++j)
+      if (part.holds(k, j)) squares += (v[j] - mean) * (v[j] - mean);
+  }
+  const C scale = C(1) / root(group_sum(squares, group, shared[1]) / C(n) + C(eps));
+  part.store(y, [&](int k, C(&r)[Held::kPack]) {
     C w[Held::kPack], b[Held::kPack];
-    if (weight) part.load_shared(weight, k, w);
-    if (bias) part.load_shared(bias, k, b);
+    unpack<T>(packs.at[k], r);
+    if (weight) part.shared_values(weight, k, w);
+    if (bias) part.shared_values(bias, k, b);
 #pragma unroll
     for (int j = 0; j < Held::kPack; ++j) {
-      C r = v[k][j] * scale;
-      if (weight) r *= w[j];
-      if (bias) r += b[j];
-      v[k][j] = r;
+      r[j] = (r[j] - mean) * scale;
+      if (weight) r[j] *= w[j];
+      if (bias) r[j] += b[j];
     }
-  }
-  part.store(y, v);
+  });
 }
 
 // Sums over a long row by a block, and its statistics: the mean (0 if not centered) and 1 / deviation.
@@ -203,70 +201,64 @@ __global__ void __launch_bounds__(512, 2) norm_grad_rows(const T* x, const T* __
   const int each = t.group > kWarp ? 1 : static_cast<int>(blockDim.x) / t.group;
   for (int64_t block = blockIdx.x; block * each < t.rows; block += gridDim.x) {
     const Held part(t.rows, t.n, t.group, block);
-    typename Held::Values xs, gs;
-    part.load(x, C(0), xs);
-    part.load(g, C(0), gs);
-    // g * weight, a pack at a time: the weight is in a cache, registers are few.
+    const auto xs = part.load(x, T{}), gs = part.load(g, T{});
+    // u, a pack at a time: the weight is in a cache, registers are few.
     auto weighted = [&](int k, C(&u)[kPack]) {
-#pragma unroll
-      for (int j = 0; j < kPack; ++j) u[j] = gs[k][j];
-      if (!t.weighted || part.at(k) >= t.n) return;
+      unpack<T>(gs.at[k], u);
+      if (!t.weighted || !part.reaches(k)) return;
       C w[kPack];
-      part.load_shared(weight, k, w);
+      part.shared_values(weight, k, w);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) u[j] *= w[j];
     };
-    C mean_u = 0;
+    C mean = 0, mean_u = 0;
     if (t.centered) {
-      C sum = 0, sum_u = 0;
 #pragma unroll
       for (int k = 0; k < kItems; ++k) {
-        C u[kPack];
+        C u[kPack], v[kPack];
         weighted(k, u);
+        unpack<T>(xs.at[k], v);
 #pragma unroll
         for (int j = 0; j < kPack; ++j) {
-          sum += xs[k][j];
-          sum_u += u[j];
+          mean += v[j];
+          mean_u += u[j];
         }
       }
-      group_sums(sum, sum_u, t.group, shared[0]);
-      mean_u = sum_u / C(t.n);
-      const C mean = sum / C(t.n);
-#pragma unroll
-      for (int k = 0; k < kItems; ++k)
-#pragma unroll
-        for (int j = 0; j < kPack; ++j)
-          xs[k][j] = part.at(k) + (kStaged ? j : 0) < t.n ? xs[k][j] - mean : C(0);
+      group_sums(mean, mean_u, t.group, shared[0]);
+      mean /= C(t.n);
+      mean_u /= C(t.n);
     } else if (t.group > kWarp) {
       __syncthreads();  // nobody reads `shared` for the row before
     }
     C squares = 0, products = 0;
 #pragma unroll
     for (int k = 0; k < kItems; ++k) {
-      C u[kPack];
+      C u[kPack], v[kPack];
       weighted(k, u);
+      unpack<T>(xs.at[k], v);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) {
-        squares += xs[k][j] * xs[k][j];
-        products += u[j] * xs[k][j];
+        v[j] -= mean;
+        if (part.holds(k, j)) squares += v[j] * v[j];
+        products += u[j] * v[j];
       }
     }
     group_sums(squares, products, t.group, shared[1]);
     const C scale = C(1) / root(squares / C(t.n) + C(t.eps)), mean_uh = products * scale / C(t.n);
-#pragma unroll
-    for (int k = 0; k < kItems; ++k) {
-      C u[kPack], h[kPack];
+    part.store(dx, [&](int k, C(&r)[kPack]) {
+      C u[kPack], h[kPack], gk[kPack];
       weighted(k, u);
+      unpack<T>(xs.at[k], h);
+      unpack<T>(gs.at[k], gk);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) {
-        h[j] = xs[k][j] * scale;
-        xs[k][j] = scale * (u[j] - mean_u - h[j] * mean_uh);
-        h[j] *= gs[k][j];
+        h[j] = (h[j] - mean) * scale;
+        r[j] = scale * (u[j] - mean_u - h[j] * mean_uh);
+        h[j] *= gk[j];
       }
-      if (t.weighted && part.live) dweight.add(k, h);
-      if (t.biased && part.live) dbias.add(k, gs[k]);
-    }
-    part.store(dx, xs);
+      if (t.weighted) dweight.add(k, h);
+      if (t.biased) dbias.add(k, gk);
+    });
   }
   __syncthreads();
   partial += int64_t(blockIdx.x) * t.sums * t.n;

@@ -17,9 +17,9 @@ namespace lazuli::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kAlone = 16;       // items of a gathered product that each read their weights by themselves
-constexpr int64_t kMostDirect = 64;  // rows of x that are multiplied without expanding
-constexpr int kColumnRows = 4;       // rows of x that a thread multiplies by columns
+constexpr int64_t kAlone = 16;  // items of a gathered product that each read their weights by themselves
+constexpr int kDirectChunks[] = {6, 12};  // chunks that are multiplied without expanding; of float32
+constexpr int kColumnRows = 4;            // rows of x that a thread multiplies by columns
 
 unsigned blocks_for(int64_t threads) {
   return static_cast<unsigned>(std::min<int64_t>((threads + kThreads - 1) / kThreads, int64_t{1} << 20));
@@ -143,8 +143,8 @@ void fill_zero(const Operand& out) {
 }
 
 void by_rows(const QuantizedFormat& f, const QuantizedRows& rows, const QuantizedMatrices& w, int64_t chunks,
-             const Operand& out, int64_t* fault) {
-  const QuantizedProductCall call{f, out.dtype, rows, w, chunks, out.data, fault};
+             int most, const Operand& out, int64_t* fault) {
+  const QuantizedProductCall call{f, out.dtype, rows, w, chunks, most, out.data, fault};
   if (out.dtype == float16) return quantized_product_half(call);
   if (out.dtype == bfloat16) return quantized_product_bfloat(call);
   quantized_product_float(call);
@@ -201,11 +201,13 @@ void run_quantized_matmul(const KernelCall& call) {
   rows.length = x.shape.back();
   rows.m = rows.work = out.size / out.shape.back();
 #ifndef LAZULI_EMULATED
-  if (p.transposed ? rows.work > kMostDirect : rows.work > kColumnRows)
+  if (rows.work > (p.transposed ? kDirectChunks[x.dtype == float32] * rows_in_chunk(x.dtype) : kColumnRows))
     return expanded(p.format, p.transposed, x, w, out);
 #endif
   if (!p.transposed) return by_columns(p.format, rows, w, chunks_of(rows.work, kColumnRows), out, nullptr);
-  by_rows(p.format, rows, w, chunks_of(rows.work, rows_in_chunk(x.dtype)), out, nullptr);
+  const int most = rows_in_chunk(x.dtype);
+  by_rows(p.format, rows, w, chunks_of(rows.work, most), static_cast<int>(std::min<int64_t>(rows.work, most)),
+          out, nullptr);
 }
 
 void run_gather_qmm(const KernelCall& call) {
@@ -244,7 +246,8 @@ void run_gather_qmm(const KernelCall& call) {
   }
   rows.lhs_fault = of_lhs;
   if (p.transposed)
-    by_rows(p.format, rows, w, chunks, out, of_rhs);
+    by_rows(p.format, rows, w, chunks, together ? most : static_cast<int>(std::min<int64_t>(rows.m, most)),
+            out, of_rhs);
   else
     by_columns(p.format, rows, w, chunks, out, of_rhs);
 }

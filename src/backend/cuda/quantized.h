@@ -6,21 +6,20 @@
 
 namespace lazuli::cuda {
 
-// out[row] = x[source(row)] @ transpose(w[matrix]) for all rows of the work, `chunks` times up to
-// rows_in_chunk of them.
+// out[row] = x[source(row)] @ transpose(w[matrix]) for all rows of the work: `chunks` times up to
+// rows_in_chunk of them, of which no more than `most` are used.
 struct QuantizedProductCall {
   QuantizedFormat format;
   Dtype dtype;  // of x and out
   QuantizedRows rows;
   QuantizedMatrices w;
   int64_t chunks;
+  int most;
   void* out;
   int64_t* fault;
 };
 
-// Columns of a matrix instruction that a row of x takes: float32 is three bfloat16.
-template <class X>
-constexpr int kColumnsOf = sizeof(X) == 4 ? 3 : 1;
+// A row of float32 takes three of the eight columns of a matrix instruction.
 inline int rows_in_chunk(Dtype x) { return x == float32 ? 2 : 8; }
 
 void quantized_product_half(const QuantizedProductCall& call);

@@ -14,6 +14,7 @@ namespace lazuli::cuda {
 namespace {
 
 constexpr int kWeightRows = 16, kColumns = 8, kAhead = 3, kMostWarps = 8;
+constexpr int kColumnBytes = kWarp * 16 + 64;  // of x of a step; lanes of two columns hit different banks
 
 // Bytes of a step of a row, and how far apart rows lie in shared memory: so that lanes which read 4 to 16
 // bytes each, four to a row, hit different banks.
@@ -76,20 +77,26 @@ __device__ inline void copy_step(uint8_t* to, int pitch, const QuantizedMatrices
 
 // Eight columns of matrix instructions: rows of x, or pieces of them.
 template <class F, class X>
-__global__ void __launch_bounds__(kMostWarps* kWarp)
-    rows_kernel(QuantizedRows rows, QuantizedMatrices w, int64_t chunks, bool aligned_w, X* __restrict__ out,
-                int64_t* fault) {
+__global__ void __launch_bounds__(kMostWarps* kWarp, sizeof(X) == 4 ? 3 : 2)
+    rows_kernel(QuantizedRows rows, QuantizedMatrices w, int64_t chunks, int columns, int stages,
+                bool aligned_w, X* __restrict__ out, int64_t* fault) {
   using T = std::conditional_t<sizeof(X) == 4, Bfloat, X>;
-  constexpr int kOfRow = kColumnsOf<X>, kMost = kColumns / kOfRow;
+  constexpr int kOfRow = PartOfX<X>::kColumns, kMost = kColumns / kOfRow;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp,
             warps = static_cast<int>(blockDim.x) / kWarp, g = lane / 4, t = lane % 4;
   const int pitch = row_pitch<F>(w.bits, w.group), stage = kWeightRows * pitch;
   float* partial = shared_memory<float>();  // (warps, columns, rows of weights)
-  uint8_t* ring =
-      reinterpret_cast<uint8_t*>(partial + warps * kColumns * kWeightRows) + warp * kAhead * stage;
+  uint8_t* own_memory = reinterpret_cast<uint8_t*>(partial + warps * kColumns * kWeightRows) +
+                        warp * (columns * kColumnBytes + stages * stage);
+  uint8_t* ring = own_memory + columns * kColumnBytes;
   const int64_t first_row = int64_t{blockIdx.x} * kWeightRows, steps = (w.columns + kStep - 1) / kStep;
-  const int per_group = F::kSplit ? 1 : w.group / 32;  // octets of a lane in a group
-  const int position = g / kOfRow, piece = g % kOfRow;
+  // Octets of a lane in a group, and groups of a step.
+  const int per_group = F::kSplit ? 1 : w.group / 32, groups_of_step = kStep / w.group;
+  // Where the lane's elements of octet o begin in a step.
+  auto column_of = [&](int o) {
+    if constexpr (F::kSplit) return 32 * o + 4 * t;
+    return (o / per_group * 4 + t) * 8 * per_group + 8 * (o & (per_group - 1));
+  };
   for (int64_t chunk = blockIdx.y; chunk < chunks; chunk += gridDim.y) {
     const Chunk c = rows.chunk(chunk, kMost, fault);
     if (c.count == 0) continue;
@@ -102,60 +109,87 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
     }
     StepScales<F> next;
     next.load(w, c.matrix, first_row, warp);
-    // The row of x in column g.
-    const int64_t source = position < c.count ? rows.source(rows.row(c.first + position)) : -1;
-    const X* x = source < 0 ? nullptr : static_cast<const X*>(rows.x) + source * rows.length;
+    const X* x[kMost];
+#pragma unroll
+    for (int m = 0; m < kMost; ++m) {
+      const int64_t source = m < c.count ? rows.source(rows.row(c.first + m)) : -1;
+      x[m] = source < 0 ? nullptr : static_cast<const X*>(rows.x) + source * rows.length;
+    }
 
-    float total[4] = {};
+    float total[4] = {}, of_biases[kMost][2] = {};
     for (int64_t i = 0; i < own_steps; ++i) {
       const int64_t ahead = i + kAhead - 1, step = warp + i * warps;
-      __syncwarp();  // the stage that is filled next has been read
+      __syncwarp();  // what is written next has been read
       if (ahead < own_steps)
         copy_step<F>(ring + ahead % kAhead * stage, pitch, w, c.matrix, first_row, warp + ahead * warps,
                      aligned_w);
       end_copies();
-      const StepScales<F> now = next;
+      float scale[2][StepScales<F>::kSlots], bias[2][StepScales<F>::kSlots];
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int s = 0; s < StepScales<F>::kSlots; ++s) {
+          scale[h][s] = w.scales.value(next.scale[h][s]);
+          if constexpr (F::kAffine) bias[h][s] = w.biases.value(next.bias[h][s]);
+        }
       if (i + 1 < own_steps) next.load(w, c.matrix, first_row, step + warps);
+
+      // x: each lane brings its part of octet lane / 4. Sums of groups meet their biases at once.
+      const int64_t at = step * kStep + column_of(g);
+#pragma unroll
+      for (int m = 0; m < kMost; ++m) {
+        if (m >= c.count) break;
+        const X* first = x[m] && at < w.columns ? x[m] + at : nullptr;
+        const int apart = F::kSplit ? 16 : 4;
+        const X* second = x[m] && at + apart < w.columns ? x[m] + at + apart : nullptr;
+        PartOfX<X> part;
+        part.template load<F::kSplit>(first, second, rows.aligned);
+#pragma unroll
+        for (int k = 0; k < kOfRow; ++k)
+          reinterpret_cast<uint4*>(own_memory + (m * kOfRow + k) * kColumnBytes)[lane] = part.pairs[k];
+        if constexpr (F::kAffine) {
+          float sum = part.sum;
+          for (int lanes = 1; lanes < 4 * per_group; lanes *= 2)
+            sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+#pragma unroll
+          for (int s = 0; s < StepScales<F>::kSlots; ++s) {
+            const int group = 4 * s + t;
+            const float of_group = __shfl_sync(0xffffffffu, sum, group * 4 * per_group % kWarp);
+            if (group < groups_of_step) {
+              of_biases[m][0] += bias[0][s] * of_group;
+              of_biases[m][1] += bias[1][s] * of_group;
+            }
+          }
+        }
+      }
       wait_copies<kAhead - 1>();
       __syncwarp();
+
       const uint8_t* upper = ring + i % kAhead * stage + g * pitch;
       const uint8_t* lower = upper + 8 * pitch;
-      float sum[4] = {}, of_x[4] = {};  // of a group: products, and x itself, for the biases
-      // The sums of group `group` of the step are done; the lane group % 4 of four has its scales.
+      const uint4* pairs = reinterpret_cast<const uint4*>(own_memory + g * kColumnBytes) + t;
+      const bool has_column = g < c.count * kOfRow;
+      float sum[4] = {};
+      // The products of group `group` of the step are done; the lane group % 4 of four has its scales.
       auto flush = [&](int group) {
         const int from = (lane & ~3) | (group & 3), slot = group >> 2;
-        uint32_t bits[4] = {now.scale[0][0], now.scale[1][0], 0, 0};
-        if constexpr (F::kAffine) bits[2] = now.bias[0][0], bits[3] = now.bias[1][0];
-#pragma unroll
-        for (int s = 1; s < StepScales<F>::kSlots; ++s)
-          if (slot == s) {
-            bits[0] = now.scale[0][s], bits[1] = now.scale[1][s];
-            if constexpr (F::kAffine) bits[2] = now.bias[0][s], bits[3] = now.bias[1][s];
-          }
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          const float scale = w.scales.value(__shfl_sync(0xffffffffu, bits[h], from));
+          float own = scale[h][0];
+#pragma unroll
+          for (int s = 1; s < StepScales<F>::kSlots; ++s) own = slot == s ? scale[h][s] : own;
+          const float of_group = __shfl_sync(0xffffffffu, own, from);
 #pragma unroll
           for (int e = 2 * h; e < 2 * h + 2; ++e) {
-            total[e] += sum[e] * kUnit<F, T> * scale;
+            total[e] += sum[e] * kUnit<F, T> * of_group;
             sum[e] = 0;
-          }
-          if constexpr (F::kAffine) {
-            const float bias = w.biases.value(__shfl_sync(0xffffffffu, bits[2 + h], from));
-#pragma unroll
-            for (int e = 2 * h; e < 2 * h + 2; ++e) {
-              total[e] += of_x[e] * bias;
-              of_x[e] = 0;
-            }
           }
         }
       };
 #pragma unroll(F::kBits == 0 ? 1 : 4)
       for (int o = 0; o < kOctets; ++o) {
-        // The lane's elements of this octet begin at `column` of the step.
-        const int in_group = o & (per_group - 1), group = o / per_group,
-                  column = F::kSplit ? 32 * o + 4 * t : (group * 4 + t) * 8 * per_group + 8 * in_group;
-        uint32_t up[4], down[4], b[4] = {};
+        const int column = column_of(o);
+        uint32_t up[4], down[4];
         if constexpr (F::kSplit) {
           auto both = [&](const uint8_t* row) {
             const auto* halves = reinterpret_cast<const uint16_t*>(row + column / 2);
@@ -167,35 +201,32 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
           unpack<F, T>(octet_bits<F>(upper, column / 8, w.bits), w.bits, up);
           unpack<F, T>(octet_bits<F>(lower, column / 8, w.bits), w.bits, down);
         }
-        const int64_t at = step * kStep + column;
-        if (x && at < w.columns) {
-          if constexpr (F::kSplit) {
-            // A row may end between the two groups.
-            const bool second = at + 16 < w.columns;
-            split_pairs_of_x(x + at, x + at + (second ? 16 : 0), rows.aligned, piece, b);
-            if (!second) b[2] = b[3] = 0;
-          } else {
-            pairs_of_x(x + at, rows.aligned, piece, b);
-          }
-        }
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          mma_16x8x16<T>(sum, {up[2 * half], down[2 * half], up[2 * half + 1], down[2 * half + 1]},
-                         b[2 * half], b[2 * half + 1]);
-          if constexpr (F::kAffine) {
-            constexpr uint32_t one = std::is_same_v<T, Half> ? 0x3c003c00u : 0x3f803f80u;
-            mma_16x8x16<T>(of_x, {one, one, one, one}, b[2 * half], b[2 * half + 1]);
-          }
-          if constexpr (F::kSplit) flush(2 * o + half);
-        }
-        if constexpr (!F::kSplit)
-          if (in_group == per_group - 1) flush(group);
+        const uint4 b = has_column ? pairs[4 * o] : make_uint4(0, 0, 0, 0);
+        mma_16x8x16<T>(sum, {up[0], down[0], up[1], down[1]}, b.x, b.y);
+        if constexpr (F::kSplit) flush(2 * o);
+        mma_16x8x16<T>(sum, {up[2], down[2], up[3], down[3]}, b.z, b.w);
+        if constexpr (F::kSplit)
+          flush(2 * o + 1);
+        else if ((o & (per_group - 1)) == per_group - 1)
+          flush(o / per_group);
       }
     }
 
     float* own = partial + warp * kColumns * kWeightRows;
 #pragma unroll
     for (int e = 0; e < 4; ++e) own[(2 * t + e % 2) * kWeightRows + g + e / 2 * 8] = total[e];
+    if constexpr (F::kAffine) {
+      __syncwarp();
+#pragma unroll
+      for (int m = 0; m < kMost; ++m)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          float sum = of_biases[m][h];
+          sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+          sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+          if (t == 0) own[m * kOfRow * kWeightRows + g + 8 * h] += sum;
+        }
+    }
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < c.count * kWeightRows;
          i += static_cast<int>(blockDim.x)) {
@@ -217,14 +248,16 @@ template <class F, class X>
 void launch_rows(const QuantizedProductCall& call) {
   const QuantizedMatrices& w = call.w;
   const int64_t steps = (w.columns + kStep - 1) / kStep;
-  const int warps = static_cast<int>(std::min<int64_t>(steps, kMostWarps));
+  const int warps = static_cast<int>(std::min<int64_t>(steps, kMostWarps)),
+            columns = call.most * PartOfX<X>::kColumns,
+            stages = static_cast<int>(std::min<int64_t>((steps + warps - 1) / warps, kAhead));
   const bool aligned = reinterpret_cast<uintptr_t>(w.words) % 16 == 0 && w.row_words % 4 == 0;
-  const int of_warp = static_cast<int>(sizeof(float)) * kColumns * kWeightRows +
-                      kAhead * kWeightRows * row_pitch<F>(w.bits, w.group);
+  const int of_warp = static_cast<int>(sizeof(float)) * kColumns * kWeightRows + columns * kColumnBytes +
+                      stages * kWeightRows * row_pitch<F>(w.bits, w.group);
   const dim3 grid(static_cast<unsigned>((w.rows + kWeightRows - 1) / kWeightRows),
                   static_cast<unsigned>(std::min<int64_t>(call.chunks, 65535)));
   launch(&rows_kernel<F, X>, grid, warps * kWarp, static_cast<size_t>(warps * of_warp), "quantized_matmul",
-         call.rows, w, call.chunks, aligned, static_cast<X*>(call.out), call.fault);
+         call.rows, w, call.chunks, columns, stages, aligned, static_cast<X*>(call.out), call.fault);
 }
 
 template <class X>

@@ -104,71 +104,60 @@ __device__ inline uint64_t octet_bits(const uint8_t* row, int at, int width) {
   }
 }
 
-// Eight elements of a row of x as the pairs that go with those of the weights.
+// What a lane brings of a row of x for a step, its elements of the octet lane / 4: their pairs in each of the
+// columns that the row takes, as `unpack` pairs those of the weights, and their sum. Floats are three pieces
+// of bfloat16 that add up to them, all bits of them.
 template <class X>
-__device__ inline void pairs_of_x(const X* x, bool aligned, int, uint32_t (&to)[4]) {
-  uint32_t w[4];
-  if (aligned) {
-    const uint4 v = *reinterpret_cast<const uint4*>(x);
-    w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
-  } else {
+struct PartOfX {
+  static constexpr int kColumns = sizeof(X) == 4 ? 3 : 1;
+  uint4 pairs[kColumns];
+  float sum;
+
+  // Elements first ... first + 7, or 4 of these and 4 from `second` on; zeros where they are null.
+  template <bool kSplit>
+  __device__ void load(const X* first, const X* second, bool aligned) {
+    X v[8];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) w[i] = x[2 * i].bits | static_cast<uint32_t>(x[2 * i + 1].bits) << 16;
-  }
-  to[0] = __byte_perm(w[0], w[2], 0x5410);
-  to[1] = __byte_perm(w[0], w[2], 0x7632);
-  to[2] = __byte_perm(w[1], w[3], 0x5410);
-  to[3] = __byte_perm(w[1], w[3], 0x7632);
-}
-// The same for two times four elements, in their own order.
-template <class X>
-__device__ inline void split_pairs_of_x(const X* x, const X* next, bool aligned, int, uint32_t (&to)[4]) {
+    for (int h = 0; h < 2; ++h) {
+      const X* from = h ? second : first;
+      using Four = lane::Pack<X, 4>;
+      Four some{};
+      if (from && aligned)
+        some = *reinterpret_cast<const Four*>(from);
+      else if (from)
+        for (int k = 0; k < 4; ++k) some.at[k] = from[k];
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const X* from = h ? next : x;
-    if (aligned) {
-      const uint2 v = *reinterpret_cast<const uint2*>(from);
-      to[2 * h] = v.x, to[2 * h + 1] = v.y;
-    } else {
-      to[2 * h] = from[0].bits | static_cast<uint32_t>(from[1].bits) << 16;
-      to[2 * h + 1] = from[2].bits | static_cast<uint32_t>(from[3].bits) << 16;
+      for (int k = 0; k < 4; ++k) v[4 * h + k] = some.at[k];
+    }
+    sum = 0;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) sum += of_memory(v[k]);
+    uint32_t bits[kColumns][8];
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      if constexpr (kColumns == 1) {
+        bits[0][k] = v[k].bits;
+      } else {
+        const uint32_t all = __float_as_uint(v[k]);
+        const bool finite = (all & 0x7f800000u) != 0x7f800000u;
+        const uint32_t top = (all & 0xffff0000u) | (!finite && (all & 0xffffu) ? 0x400000u : 0u);
+        const float rest = finite ? v[k] - __uint_as_float(top) : 0.0f;
+        const uint32_t middle = __float_as_uint(rest) & 0xffff0000u;
+        bits[0][k] = top >> 16;
+        bits[1][k] = middle >> 16;
+        bits[2][k] = __float_as_uint(rest - __uint_as_float(middle)) >> 16;
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      auto pair = [&](int i) {
+        const int low = kSplit ? 2 * i : i, high = kSplit ? 2 * i + 1 : i + 4;
+        return bits[c][low] | bits[c][high] << 16;
+      };
+      pairs[c] = make_uint4(pair(0), pair(1), pair(2), pair(3));
     }
   }
-}
-
-// Piece 0, 1 or 2 of a float: three bfloat16 that add up to it, all bits of it.
-__device__ inline uint32_t piece_of(float x, int piece) {
-  const uint32_t bits = __float_as_uint(x), top = bits & 0xffff0000u;
-  const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
-  if (!finite) return piece == 0 ? (bits >> 16 | (bits & 0xffff ? 0x40 : 0)) : 0;
-  if (piece == 0) return top >> 16;
-  const float rest = x - __uint_as_float(top);
-  const uint32_t second = __float_as_uint(rest) & 0xffff0000u;
-  if (piece == 1) return second >> 16;
-  return __float_as_uint(rest - __uint_as_float(second)) >> 16;
-}
-__device__ inline void eight_floats(const float* x, bool aligned, float (&v)[8]) {
-  if (aligned) {
-    const float4 a = reinterpret_cast<const float4*>(x)[0], b = reinterpret_cast<const float4*>(x)[1];
-    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
-  } else {
-    for (int k = 0; k < 8; ++k) v[k] = x[k];
-  }
-}
-__device__ inline void pairs_of_x(const float* x, bool aligned, int piece, uint32_t (&to)[4]) {
-  float v[8];
-  eight_floats(x, aligned, v);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) to[i] = piece_of(v[i], piece) | piece_of(v[i + 4], piece) << 16;
-}
-__device__ inline void split_pairs_of_x(const float* x, const float* next, bool, int piece,
-                                        uint32_t (&to)[4]) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float* from = i < 2 ? x + 2 * i : next + 2 * (i - 2);
-    to[i] = piece_of(from[0], piece) | piece_of(from[1], piece) << 16;
-  }
-}
+};
 
 // Scales and biases as they are in memory: their bits in the lower end of a word.
 struct ScaleArray {

@@ -20,21 +20,24 @@ template <bool kMultiply>
 __device__ inline uint32_t sum(uint32_t x, uint32_t y, uint32_t one) {
   return kMultiply ? y * one + x : x + y;
 }
+template <bool kMultiply, int r>
+__device__ inline void mix(uint32_t& a, uint32_t& b, uint32_t one) {
+  a = sum<kMultiply>(a, b, one);
+  b = ((b << r) | (b >> (32 - r))) ^ a;
+}
 template <bool kMultiply, int r0, int r1, int r2, int r3>
 __device__ inline void four_rounds(uint32_t ka, uint32_t kb, uint32_t& a, uint32_t& b, uint32_t one) {
-  constexpr int by[] = {r0, r1, r2, r3};
-#pragma unroll
-  for (int r : by) {
-    a = sum<kMultiply>(a, b, one);
-    b = ((b << r) | (b >> (32 - r))) ^ a;
-  }
-  a = sum<kMultiply>(a, ka, one);
-  b = sum<kMultiply>(b, kb, one);
+  mix<kMultiply, r0>(a, b, one);
+  mix<kMultiply, r1>(a, b, one);
+  mix<kMultiply, r2>(a, b, one);
+  mix<kMultiply, r3>(a, b, one);
+  a += ka;
+  b += kb;
 }
 template <bool kMultiply>
 __device__ inline void threefry(const uint32_t (&k)[3], uint32_t& a, uint32_t& b, uint32_t one) {
-  a = sum<kMultiply>(a, k[0], one);
-  b = sum<kMultiply>(b, k[1], one);
+  a += k[0];
+  b += k[1];
   four_rounds<kMultiply, 13, 15, 26, 6>(k[1], k[2] + 1, a, b, one);
   four_rounds<kMultiply, 17, 29, 16, 24>(k[2], k[0] + 2, a, b, one);
   four_rounds<kMultiply, 13, 15, 26, 6>(k[0], k[1] + 3, a, b, one);
@@ -86,7 +89,19 @@ __device__ inline void store(char* out, int64_t word, uint32_t value, const Stre
   }
 }
 
-// Blocks of the generator: the half of a key's words, and the middle one.
+// Block i of the generator, of a key whose array is at `to`.
+template <class Make, bool kAligned>
+__device__ inline void put_block(const uint32_t (&k)[3], char* to, int64_t i, const Stretch& s,
+                                 uint32_t one) {
+  const Make make;
+  const bool middle = i >= s.half;
+  uint32_t a = static_cast<uint32_t>(i), b = middle ? 0 : static_cast<uint32_t>(i + s.stride);
+  threefry<Make::kMultiply>(k, a, b, one);
+  store<kAligned>(to, i, make(a), s);
+  if (!middle) store<kAligned>(to, i + s.stride, make(b), s);
+}
+
+// All blocks: half of a key's words, and the middle one.
 template <class Make, bool kAligned, int kItems>
 __global__ void __launch_bounds__(kThreads)
     random_kernel(const uint32_t* __restrict__ keys, int64_t num_keys, char* __restrict__ out,
@@ -97,15 +112,22 @@ __global__ void __launch_bounds__(kThreads)
     const uint32_t k[3] = {k0, k1, k0 ^ k1 ^ 0x1BD11BDAu};
     char* const to = out + key * s.bytes;
     const int64_t first = int64_t(blockIdx.x) * (kThreads * kItems) + threadIdx.x;
+    if (kAligned && int64_t(blockIdx.x + 1) * (kThreads * kItems) <= s.half) {
+      uint32_t* const low = reinterpret_cast<uint32_t*>(to) + first;
+      uint32_t* const high = low + s.stride;
 #pragma unroll
+      for (int item = 0; item < kItems; ++item) {
+        uint32_t a = static_cast<uint32_t>(first) + item * kThreads, b = a + static_cast<uint32_t>(s.stride);
+        threefry<Make::kMultiply>(k, a, b, one);
+        low[item * kThreads] = make(a);
+        high[item * kThreads] = make(b);
+      }
+      continue;
+    }
+#pragma unroll 1
     for (int item = 0; item < kItems; ++item) {
       const int64_t i = first + item * kThreads;
-      if (i >= s.stride) break;
-      const bool middle = i >= s.half;
-      uint32_t a = static_cast<uint32_t>(i), b = middle ? 0 : static_cast<uint32_t>(i + s.stride);
-      threefry<Make::kMultiply>(k, a, b, one);
-      store<kAligned>(to, i, make(a), s);
-      if (!middle) store<kAligned>(to, i + s.stride, make(b), s);
+      if (i < s.stride) put_block<Make, kAligned>(k, to, i, s, one);
     }
   }
 }
@@ -115,18 +137,13 @@ template <class Make, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
     random_keys_kernel(const uint32_t* __restrict__ keys, int64_t num_keys, char* __restrict__ out,
                        const Stretch s, const uint32_t one) {
-  const Make make;
   const int64_t n = num_keys * s.stride;
   for (int64_t at = int64_t(blockIdx.x) * kThreads + threadIdx.x; at < n;
        at += int64_t(gridDim.x) * kThreads) {
     const int64_t key = at / s.stride, i = at - key * s.stride;
     const uint32_t k0 = keys[2 * key], k1 = keys[2 * key + 1];
     const uint32_t k[3] = {k0, k1, k0 ^ k1 ^ 0x1BD11BDAu};
-    const bool middle = i >= s.half;
-    uint32_t a = static_cast<uint32_t>(i), b = middle ? 0 : static_cast<uint32_t>(i + s.stride);
-    threefry<Make::kMultiply>(k, a, b, one);
-    store<kAligned>(out + key * s.bytes, i, make(a), s);
-    if (!middle) store<kAligned>(out + key * s.bytes, i + s.stride, make(b), s);
+    put_block<Make, kAligned>(k, out + key * s.bytes, i, s, one);
   }
 }
 

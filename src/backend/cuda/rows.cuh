@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "backend/cuda/dtypes.h"
+#include "backend/cuda/tensor_core.cuh"
 #include "backend/cuda/warp.cuh"
 
 namespace lazuli::cuda {
@@ -31,7 +32,8 @@ inline RowPlan plan_rows(int64_t n, int pack, int most_items, int most_threads) 
   if (packs <= kWarp) return {1, static_cast<int>(std::bit_ceil(static_cast<uint64_t>(packs))), 128};
   for (int items : {2, 4})
     if (items <= most_items && packs <= items * kWarp) return {items, kWarp, 128};
-  for (const auto& [items, threads] : {std::pair{2, 512}, {4, 512}, {4, 1024}, {8, 1024}}) {
+  // 16 bytes times 4 a thread in flight are what a GPU's memory wants.
+  for (const auto& [items, threads] : {std::pair{2, 128}, {4, 512}, {2, 512}, {4, 1024}, {8, 1024}}) {
     if (items > most_items || threads > most_threads || packs > items * threads) continue;
     const int64_t group = ((packs + items - 1) / items + kWarp - 1) / kWarp * kWarp;
     return {items, static_cast<int>(group), static_cast<int>(group)};
@@ -92,24 +94,58 @@ __device__ inline void group_sums(C& a, C& b, int group, C* shared) {
   join();
 }
 
-// The pack at element `at` of n, from memory of any alignment; `fill` where the row has ended.
+// A pack as memory holds it, and its values. Halves are taken apart and joined two at a time.
+template <class T>
+using RowPack = lane::Pack<T, kRowPack<T>>;
 template <class T, class C = Compute<T>>
-__device__ inline void load_loose(const T* row, int64_t at, int64_t n, C fill, C (&v)[kRowPack<T>]) {
+__device__ inline void unpack(const RowPack<T>& p, C (&v)[kRowPack<T>]) {
+  if constexpr (sizeof(T) == 2) {
+    uint32_t words[4];
+    __builtin_memcpy(words, &p, 16);
 #pragma unroll
-  for (int j = 0; j < kRowPack<T>; ++j) v[j] = at + j < n ? of_memory(row[at + j]) : fill;
+    for (int j = 0; j < 4; ++j) {
+      if constexpr (std::is_same_v<T, Bfloat>) {
+        v[2 * j] = __uint_as_float(words[j] << 16);
+        v[2 * j + 1] = __uint_as_float(words[j] & 0xffff0000u);
+      } else {
+        v[2 * j] = lane::of_half(static_cast<uint16_t>(words[j]));
+        v[2 * j + 1] = lane::of_half(static_cast<uint16_t>(words[j] >> 16));
+      }
+    }
+  } else {
+#pragma unroll
+    for (int j = 0; j < kRowPack<T>; ++j) v[j] = p.at[j];
+  }
 }
 template <class T, class C = Compute<T>>
-__device__ inline void load_pack(const T* row, int64_t at, C (&v)[kRowPack<T>]) {
-  const auto p = *reinterpret_cast<const lane::Pack<T, kRowPack<T>>*>(row + at);
+__device__ inline RowPack<T> packed(const C (&v)[kRowPack<T>]) {
+  RowPack<T> p;
+  if constexpr (sizeof(T) == 2) {
+    uint32_t words[4];
 #pragma unroll
-  for (int j = 0; j < kRowPack<T>; ++j) v[j] = of_memory(p.at[j]);
+    for (int j = 0; j < 4; ++j) words[j] = pack_halves<T>(v[2 * j], v[2 * j + 1]);
+    __builtin_memcpy(&p, words, 16);
+  } else {
+#pragma unroll
+    for (int j = 0; j < kRowPack<T>; ++j) p.at[j] = v[j];
+  }
+  return p;
 }
-template <class T, class C = Compute<T>>
-__device__ inline void store_pack(T* row, int64_t at, const C (&v)[kRowPack<T>]) {
-  lane::Pack<T, kRowPack<T>> p;
+template <class T>
+__device__ inline RowPack<T> load_pack(const T* row, int64_t at) {
+  return *reinterpret_cast<const RowPack<T>*>(row + at);
+}
+// From memory of any alignment; `fill` where the row has ended.
+template <class T>
+__device__ inline RowPack<T> load_loose(const T* row, int64_t at, int64_t n, T fill) {
+  RowPack<T> p;
 #pragma unroll
-  for (int j = 0; j < kRowPack<T>; ++j) p.at[j] = to_memory<T>(v[j]);
-  *reinterpret_cast<lane::Pack<T, kRowPack<T>>*>(row + at) = p;
+  for (int j = 0; j < kRowPack<T>; ++j) p.at[j] = at + j < n ? row[at + j] : fill;
+  return p;
+}
+template <class T>
+__device__ inline void store_pack(T* row, int64_t at, const RowPack<T>& p) {
+  *reinterpret_cast<RowPack<T>*>(row + at) = p;
 }
 
 // Copies between a run of memory and shared memory by all threads of the block, in whole packs but for the
@@ -138,8 +174,11 @@ template <class T, int kItems, bool kStaged>
 class RowPart {
  public:
   using C = Compute<T>;
+  using Values = C[kRowPack<T>];
   static constexpr int kPack = kRowPack<T>;
-  using Values = C[kItems][kPack];
+  struct Packs {
+    RowPack<T> at[kItems];
+  };
 
   // In the block with this number, of those that share out the rows.
   __device__ RowPart(int64_t rows, int n, int group, int64_t block) : n_(n), group_(group) {
@@ -151,12 +190,15 @@ class RowPart {
     row = first_ + in_block;
     live = row < rows;
   }
+  // The first element of pack k, and whether the row reaches there, or to element j of the pack.
   __device__ int at(int k) const { return (k * group_ + thread_) * kPack; }
+  __device__ bool reaches(int k) const { return at(k) < n_; }
+  __device__ bool holds(int k, int j) const { return at(k) + (kStaged ? j : 0) < n_; }
   // Whether this thread is the first of its row.
   __device__ bool leads() const { return live && thread_ == 0; }
 
   // All threads of the block call these.
-  __device__ void load(const T* x, C fill, Values& v) const {
+  __device__ Packs load(const T* x, T fill) const {
     const T* from = x + row * n_;
     if constexpr (kStaged) {
       const T* run = x + first_ * n_;
@@ -166,46 +208,48 @@ class RowPart {
       __syncthreads();
       from = room + (row - first_) * n_;
     }
+    Packs p;
 #pragma unroll
     for (int k = 0; k < kItems; ++k) {
-      if (live && at(k) < n_) {
-        if constexpr (kStaged)
-          load_loose(from, at(k), n_, fill, v[k]);
-        else
-          load_pack(from, at(k), v[k]);
+      if (live && reaches(k)) {
+        p.at[k] = kStaged ? load_loose(from, at(k), n_, fill) : load_pack(from, at(k));
       } else {
 #pragma unroll
-        for (int j = 0; j < kPack; ++j) v[k][j] = fill;
+        for (int j = 0; j < kPack; ++j) p.at[k].at[j] = fill;
       }
     }
+    return p;
   }
-  __device__ void store(T* y, const Values& v) const {
+  // Pack k of what a row becomes is f(k, values).
+  template <class F>
+  __device__ void store(T* y, F f) const {
+    T* to = y + row * n_;
+    if constexpr (kStaged) {
+      to = staged(y + first_ * n_) + (row - first_) * n_;
+      __syncthreads();
+    }
+#pragma unroll
+    for (int k = 0; k < kItems; ++k) {
+      if (!live || !reaches(k)) continue;
+      Values v;
+      f(k, v);
+      if constexpr (kStaged) {
+#pragma unroll
+        for (int j = 0; j < kPack; ++j)
+          if (holds(k, j)) to[at(k) + j] = to_memory<T>(v[j]);
+      } else {
+        store_pack(to, at(k), packed<T>(v));
+      }
+    }
     if constexpr (kStaged) {
       T* run = y + first_ * n_;
-      T* room = staged(run);
       __syncthreads();
-      if (live) {
-        T* to = room + (row - first_) * n_;
-#pragma unroll
-        for (int k = 0; k < kItems; ++k)
-#pragma unroll
-          for (int j = 0; j < kPack; ++j)
-            if (at(k) + j < n_) to[at(k) + j] = to_memory<T>(v[k][j]);
-      }
-      __syncthreads();
-      copy_run(static_cast<const T*>(room), run, int64_t(held_) * n_);
-    } else {
-#pragma unroll
-      for (int k = 0; k < kItems; ++k)
-        if (live && at(k) < n_) store_pack(y + row * n_, at(k), v[k]);
+      copy_run(static_cast<const T*>(staged(run)), run, int64_t(held_) * n_);
     }
   }
-  // The part of a vector that all rows share.
-  __device__ void load_shared(const T* w, int k, C (&v)[kPack]) const {
-    if constexpr (kStaged)
-      load_loose(w, at(k), n_, C(0), v);
-    else
-      load_pack(w, at(k), v);
+  // Pack k of a vector that all rows share, where the row reaches there.
+  __device__ void shared_values(const T* w, int k, Values& v) const {
+    unpack<T>(kStaged ? load_loose(w, at(k), n_, T{}) : load_pack(w, at(k)), v);
   }
 
   int64_t row;

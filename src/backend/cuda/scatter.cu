@@ -14,13 +14,13 @@
 #include "backend/cuda/launch.h"
 #include "backend/cuda/scatter.cuh"
 #include "backend/cuda/scatter.h"
+#include "backend/cuda/scatter_rows.h"
 
 namespace lazuli::cuda {
 
 namespace {
 
 constexpr int64_t kRanked = 4096;              // so many keys are sorted by counting the smaller ones
-constexpr int kChunk = 64;                     // updates of one row that are joined beforehand
 constexpr uint64_t kMostRows = 0xfffffffeull;  // keys have 32 bits, and one is for wrong indices
 
 // ---- one update for each place ----
@@ -128,205 +128,6 @@ __global__ void __launch_bounds__(kThreads)
   to_places[rank] = static_cast<uint32_t>(i);
 }
 
-// ---- rows ----
-
-// What a thread needs to know of sorted updates. Elements are counted, in units where values are set.
-struct Rows {
-  const uint32_t *keys, *places;
-  uint32_t* begin;   // of each row, where all rows are written
-  int64_t n, units;  // updates; units of a row
-  uint64_t first, rows;
-  int64_t near_step;       // from an update's values to the next one's
-  Walk<1> far;             // from a row of the array to where it begins
-  Walk<2> kept;            // over the units of a row: in the array, in the values
-  void *partial, *second;  // joined chunks, and chunks of these; or null
-  const void* base;        // what `out` begins as, if it does not hold that yet
-  bool constant;           // the base is one element
-  int across_bits;         // so many threads share a row
-  Accumulate op;
-};
-
-// All updates of the row that has sorted update `at`, the first of them or of a chunk, up to `end` at most.
-template <class J>
-__device__ inline void take_updates(J& joined, const typename J::Element* __restrict__ updates, const Rows& r,
-                                    int64_t at, int64_t end, int64_t unit, int64_t near, bool chunks) {
-  const uint32_t key = r.keys[at];
-  auto place = [&](int64_t i) { return updates + near + r.places[i] * r.near_step; };
-  do {
-    const int in_chunk = static_cast<int>(at % kChunk);
-    if (chunks && in_chunk == 0 && at + kChunk <= end && r.keys[at + kChunk - 1] == key) {
-      constexpr int64_t kSecond = int64_t{kChunk} * kChunk;
-      const bool second =
-          r.second && at % kSecond == 0 && at + kSecond <= end && r.keys[at + kSecond - 1] == key;
-      const int64_t step = second ? kSecond : kChunk;
-      J part;
-      part.load_partial(static_cast<const typename J::Partial*>(second ? r.second : r.partial) +
-                        at / step * r.units + unit);
-      joined.take(part, r.op);
-      at += step;
-    } else if (in_chunk + 4 <= kChunk && at + 4 <= end && r.keys[at + 3] == key) {
-      J part[4];
-#pragma unroll
-      for (int k = 0; k < 4; ++k) part[k].load(place(at + k));
-#pragma unroll
-      for (int k = 0; k < 4; ++k) joined.take(part[k], r.op);
-      at += 4;
-    } else {
-      J part;
-      part.load(place(at++));
-      joined.take(part, r.op);
-    }
-  } while (at < end && r.keys[at] == key);
-}
-
-// Chunks whose updates all go to one row.
-template <class J>
-__global__ void __launch_bounds__(kThreads)
-    partial_kernel(const typename J::Element* __restrict__ updates, const Rows r) {
-  const int across = 1 << r.across_bits;
-  const int64_t chunk = int64_t(blockIdx.x) * (kThreads >> r.across_bits) + (threadIdx.x >> r.across_bits);
-  const int64_t begin = chunk * kChunk, end = begin + kChunk;
-  if (end > r.n || r.keys[begin] != r.keys[end - 1] || r.keys[begin] >= r.rows) return;
-  for (int64_t u = int64_t(blockIdx.y) * across + threadIdx.x % across; u < r.units;
-       u += int64_t(gridDim.y) * across) {
-    int64_t offset[2] = {0, 0};
-    r.kept.add(static_cast<uint64_t>(u), offset);
-    J joined;
-    joined.load(updates + offset[1] + r.places[begin] * r.near_step);
-    take_updates(joined, updates, r, begin + 1, end, u, offset[1], false);
-    joined.store_partial(static_cast<typename J::Partial*>(r.partial) + chunk * r.units + u);
-  }
-}
-template <class J>
-__global__ void __launch_bounds__(kThreads) second_kernel(const Rows r) {
-  constexpr int64_t kSecond = int64_t{kChunk} * kChunk;
-  const int across = 1 << r.across_bits;
-  const int64_t chunk = int64_t(blockIdx.x) * (kThreads >> r.across_bits) + (threadIdx.x >> r.across_bits);
-  const int64_t begin = chunk * kSecond, end = begin + kSecond;
-  if (end > r.n || r.keys[begin] != r.keys[end - 1] || r.keys[begin] >= r.rows) return;
-  const auto* partial = static_cast<const typename J::Partial*>(r.partial) + chunk * kChunk * r.units;
-  for (int64_t u = int64_t(blockIdx.y) * across + threadIdx.x % across; u < r.units;
-       u += int64_t(gridDim.y) * across) {
-    J joined;
-    joined.load_partial(partial + u);
-#pragma unroll 4
-    for (int k = 1; k < kChunk; ++k) {
-      J part;
-      part.load_partial(partial + k * r.units + u);
-      joined.take(part, r.op);
-    }
-    joined.store_partial(static_cast<typename J::Partial*>(r.second) + chunk * r.units + u);
-  }
-}
-
-// The first update of each row, or the last where values are set, writes the row.
-template <class J>
-__global__ void __launch_bounds__(kThreads)
-    updates_kernel(typename J::Element* out, const typename J::Element* __restrict__ updates, const Rows r) {
-  const int across = 1 << r.across_bits;
-  const int64_t at = int64_t(blockIdx.x) * (kThreads >> r.across_bits) + (threadIdx.x >> r.across_bits);
-  if (at >= r.n) return;
-  const uint32_t key = r.keys[at];
-  if (key >= r.rows) return;
-  if constexpr (J::join == Join::set) {
-    if (at + 1 < r.n && r.keys[at + 1] == key) return;
-  } else {
-    if (at > 0 && r.keys[at - 1] == key) return;
-  }
-  int64_t far[1] = {0};
-  r.far.add(r.first + key, far);
-  for (int64_t u = int64_t(blockIdx.y) * across + threadIdx.x % across; u < r.units;
-       u += int64_t(gridDim.y) * across) {
-    int64_t offset[2] = {far[0], 0};
-    r.kept.add(static_cast<uint64_t>(u), offset);
-    J joined;
-    if constexpr (J::join == Join::set) {
-      joined.load(updates + offset[1] + r.places[at] * r.near_step);
-    } else {
-      joined.load(out + offset[0]);
-      take_updates(joined, updates, r, at, r.n, u, offset[1], r.partial != nullptr);
-    }
-    joined.store(out + offset[0]);
-  }
-}
-
-// Where most rows get updates, all rows are written at once, from the base: it is not copied first.
-__global__ void __launch_bounds__(kThreads) no_begin_kernel(const Rows r) {
-  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < static_cast<int64_t>(r.rows)) r.begin[i] = 0xffffffffu;
-}
-__global__ void __launch_bounds__(kThreads) begin_kernel(const Rows r) {
-  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= r.n) return;
-  const uint32_t key = r.keys[i];
-  if (key < r.rows && (i == 0 || r.keys[i - 1] != key)) r.begin[key] = static_cast<uint32_t>(i);
-}
-template <class J>
-__global__ void __launch_bounds__(kThreads)
-    rows_kernel(typename J::Element* __restrict__ out, const typename J::Element* __restrict__ updates,
-                const Rows r) {
-  using T = typename J::Element;
-  const int across = 1 << r.across_bits;
-  const int64_t row = int64_t(blockIdx.x) * (kThreads >> r.across_bits) + (threadIdx.x >> r.across_bits);
-  if (row >= static_cast<int64_t>(r.rows)) return;
-  const uint32_t at = r.begin[row];
-  const T* const base = static_cast<const T*>(r.base);
-  int64_t far[1] = {0};
-  r.far.add(static_cast<uint64_t>(row), far);
-  for (int64_t u = int64_t(blockIdx.y) * across + threadIdx.x % across; u < r.units;
-       u += int64_t(gridDim.y) * across) {
-    int64_t offset[2] = {far[0], 0};
-    r.kept.add(static_cast<uint64_t>(u), offset);
-    J joined;
-    if (r.constant)
-      joined.repeat(*base);
-    else
-      joined.load(base + offset[0]);
-    if (at != 0xffffffffu) take_updates(joined, updates, r, at, r.n, u, offset[1], r.partial != nullptr);
-    joined.store(out + offset[0]);
-  }
-}
-
-dim3 grid_of(const Rows& r, int64_t rows) {
-  const int64_t each = kThreads >> r.across_bits, pieces = ceil_div(r.units, int64_t{1} << r.across_bits);
-  return {static_cast<unsigned>(ceil_div(rows, each)),
-          static_cast<unsigned>(std::min<int64_t>(pieces, 1024))};
-}
-
-template <class J>
-void join_rows(Rows& r, const Operand& updates, const Operand& out) {
-  using T = typename J::Element;
-  std::optional<Scratch> partial, second, begin;
-  if constexpr (J::join != Join::set) {
-    constexpr int64_t kSecond = int64_t{kChunk} * kChunk;
-    if (r.n >= 4 * kChunk) {
-      const int64_t chunks = r.n / kChunk, groups = r.n / kSecond;
-      partial.emplace(static_cast<size_t>(chunks * r.units) * sizeof(typename J::Partial));
-      r.partial = partial->template as<void>();
-      launch(&partial_kernel<J>, grid_of(r, chunks), kThreads, 0, "a scatter", updates.as<const T>(), r);
-      if (groups >= 4) {
-        second.emplace(static_cast<size_t>(groups * r.units) * sizeof(typename J::Partial));
-        r.second = second->template as<void>();
-        launch(&second_kernel<J>, grid_of(r, groups), kThreads, 0, "a scatter", r);
-      }
-    }
-  }
-  if constexpr (J::join == Join::add && !std::is_integral_v<T> && !std::is_same_v<T, Complex>) {
-    if (r.base) {
-      const auto rows = static_cast<int64_t>(r.rows);
-      begin.emplace(static_cast<size_t>(rows) * sizeof(uint32_t));
-      r.begin = begin->template as<uint32_t>();
-      launch(&no_begin_kernel, static_cast<unsigned>(ceil_div(rows, kThreads)), kThreads, 0, "a scatter", r);
-      launch(&begin_kernel, static_cast<unsigned>(ceil_div(r.n, kThreads)), kThreads, 0, "a scatter", r);
-      launch(&rows_kernel<J>, grid_of(r, rows), kThreads, 0, "a scatter", out.as<T>(), updates.as<const T>(),
-             r);
-      return;
-    }
-  }
-  launch(&updates_kernel<J>, grid_of(r, r.n), kThreads, 0, "a scatter", out.as<T>(), updates.as<const T>(),
-         r);
-}
-
 // A scatter of rows that can be sorted: walks not finished, counting elements.
 struct Sorted {
   Keys keys;
@@ -353,7 +154,21 @@ Operand even_updates(const Operand& updates, size_t first, size_t dims, std::opt
   return even;
 }
 
-void scatter_sorted(Sorted& s, const Operand& a, const Operand& updates, const Operand& out) {
+// `out` becomes what the array was before, unless that is part of the last step. This, and whatever needs
+// memory, comes before the indices are armed with words for their errors.
+void begin_sorted(Sorted& s, const Operand& a, const Operand& out, int64_t n) {
+  Rows& r = s.rows;
+  if (out.data == a.data) return;
+  r.constant = std::all_of(a.strides.begin(), a.strides.end(), [](int64_t x) { return x == 0; });
+  if (r.op == Accumulate::add && issubdtype(out.dtype, floating) && s.whole && s.all_rows <= kMostRows &&
+      s.all_rows / 4 <= static_cast<uint64_t>(n) &&
+      (r.constant || (a.row_contiguous && reinterpret_cast<uintptr_t>(a.data) % 16 == 0)))
+    r.base = a.data;
+  else
+    copy(a, out);
+}
+
+void scatter_sorted(Sorted& s, KeySort& sort, const Operand& updates, const Operand& out) {
   Keys& keys = s.keys;
   Rows& r = s.rows;
   const int64_t bytes = out.dtype.size();
@@ -378,16 +193,6 @@ void scatter_sorted(Sorted& s, const Operand& a, const Operand& updates, const O
   r.across_bits = 0;
   while (r.across_bits < 8 && (int64_t{1} << r.across_bits) < r.units) ++r.across_bits;
 
-  // What the array was before, unless that becomes part of the last step.
-  if (out.data != a.data) {
-    r.constant = std::all_of(a.strides.begin(), a.strides.end(), [](int64_t x) { return x == 0; });
-    if (r.op == Accumulate::add && issubdtype(out.dtype, floating) && s.whole && s.all_rows <= kMostRows &&
-        s.all_rows / 4 <= static_cast<uint64_t>(r.n) && (r.constant || a.row_contiguous))
-      r.base = a.data;
-    else
-      copy(a, out);
-  }
-  KeySort sort(r.n);
   for (uint64_t first = 0; first == 0 || first < s.all_rows; first += kMostRows) {
     keys.first = r.first = first;
     keys.rows = r.rows = std::min(s.all_rows - first, kMostRows);
@@ -401,8 +206,7 @@ void scatter_sorted(Sorted& s, const Operand& a, const Operand& updates, const O
     }
     r.keys = sort.keys();
     r.places = sort.places();
-    visit_joined(r.op, out.dtype, pack,
-                 [&]<class J>(std::type_identity<J>) { join_rows<J>(r, updates, out); });
+    join_rows(r, pack, updates, out);
   }
 }
 
@@ -578,11 +382,14 @@ void run_scatter(const KernelCall& call) {
   s.all_rows = 1;
   s.rows.op = scatter.op;
   s.keys.indices = static_cast<int>(count);
+  for (int axis : boxes.axes) s.all_rows *= static_cast<uint64_t>(out.shape[static_cast<size_t>(axis)]);
+  begin_sorted(s, a, out, n);
+  KeySort sort(n);
+  int64_t of_key = 1;
   for (size_t k = count; k-- > 0;) {
     const auto axis = static_cast<size_t>(boxes.axes[k]);
-    s.keys.index[k] = make_index(call, indices[k], static_cast<int>(axis), out.shape[axis], 1,
-                                 static_cast<int64_t>(s.all_rows));
-    s.all_rows *= static_cast<uint64_t>(out.shape[axis]);
+    s.keys.index[k] = make_index(call, indices[k], static_cast<int>(axis), out.shape[axis], 1, of_key);
+    of_key *= out.shape[axis];
   }
   for (size_t k = 0; k < count; ++k) {
     const auto axis = static_cast<size_t>(boxes.axes[k]);
@@ -597,7 +404,7 @@ void run_scatter(const KernelCall& call) {
     const auto axis = static_cast<size_t>(kept[i]);
     s.rows.kept.push(box[axis], {out.strides[axis], values.strides[i < at ? i : i + index_dims]});
   }
-  scatter_sorted(s, a, values, out);
+  scatter_sorted(s, sort, values, out);
 }
 
 void run_scatter_axis(const KernelCall& call) {
@@ -645,13 +452,15 @@ void run_scatter_axis(const KernelCall& call) {
     of_key[d] = static_cast<int64_t>(s.all_rows);
     s.all_rows *= static_cast<uint64_t>(out.shape[d]);
   }
+  begin_sorted(s, a, out, index.size);
+  KeySort sort(index.size);
   s.keys.index[0] = make_index(call, index, scatter.axis, size, 1, of_key[axis]);
   for (size_t d = 0; d < dims; ++d) {
     int64_t strides[1 + kMostIndices] = {d == axis ? 0 : of_key[d], index.strides[d]};
     s.keys.walk.push(index.shape[d], strides);
     s.rows.far.push(out.shape[d], {out.strides[d]});
   }
-  scatter_sorted(s, a, values, out);
+  scatter_sorted(s, sort, values, out);
 }
 
 }  // namespace lazuli::cuda

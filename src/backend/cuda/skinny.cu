@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, 2) columns_kernel(Skinny p, int slic
       w[c] = static_cast<const T*>(p.w.data) + at.b + min(col0 + c, p.n - 1) * p.w.col;
     float sums[kRows][kCols] = {};
     const int64_t step = int64_t(slices) * kWarp * kPack;
-#pragma unroll(kRows == 1 ? 4 : 2)
+#pragma unroll 2
     for (int64_t k = (slice * kWarp + lane) * kPack; k < p.k; k += step) {
       Packed ws[kCols];
 #pragma unroll
@@ -88,10 +88,12 @@ __global__ void __launch_bounds__(kThreads, 2) columns_kernel(Skinny p, int slic
 
 template <class T, int kRows, int kCols, int kPack>
 void run_columns(const Skinny& p, int64_t items) {
-  // Enough warps to keep memory busy, by more slices along k where columns are few.
+  // Many small blocks, so that none is left to run alone at the end; but a warp's own sums, kRows * kCols of
+  // them, should be few beside what it reads. Fewer steps than that only to have enough warps at all.
+  constexpr int64_t kStep = kWarp * kPack, kLeast = std::max(2, kRows);
   const int64_t wanted = int64_t{16} * gpu().processors, groups = (p.n + kCols - 1) / kCols;
   int slices = 1;
-  while (slices < kWarps && groups * items * slices < wanted && slices * 2 * kWarp * kPack <= p.k)
+  while (slices < kWarps && slices * 2 * kStep * (groups * items * slices < wanted ? 1 : kLeast) <= p.k)
     slices *= 2;
   const int64_t a_block = kWarps / slices;
   const dim3 grid(static_cast<unsigned>((groups + a_block - 1) / a_block),
@@ -109,8 +111,8 @@ void columns(const Skinny& p, int64_t items) {
   for (int i = 0; i < p.batch.axes; ++i)
     packs =
         packs && p.batch.stride[Batch::of_a][i] % kPack == 0 && p.batch.stride[Batch::of_b][i] % kPack == 0;
-  if (!packs) return run_columns<T, kRows, 4, 1>(p, items);
-  if (p.n * items >= int64_t{32} * gpu().processors) return run_columns<T, kRows, 4, kPack>(p, items);
+  if (!packs) return run_columns < T, kRows == 1 ? 1 : 8, 4, 1 > (p, items);  // rare: fewer kernels
+  if (p.n * items >= int64_t{8} * gpu().processors) return run_columns<T, kRows, 4, kPack>(p, items);
   run_columns<T, kRows, 1, kPack>(p, items);
 }
 
@@ -230,7 +232,7 @@ void rows(const Skinny& p, int64_t items) {
   bool packs = p.n % kPack == 0 && (p.k == 1 || p.w.row % kPack == 0) &&
                reinterpret_cast<uintptr_t>(p.w.data) % 16 == 0;
   for (int i = 0; i < p.batch.axes; ++i) packs = packs && p.batch.stride[Batch::of_b][i] % kPack == 0;
-  if (!packs) return run_rows<T, kRows, 32, 1>(p, items);
+  if (!packs) return run_rows < T, kRows == 1 ? 1 : 8, 32, 1 > (p, items);
   // Memory likes long pieces of a row, if that leaves enough blocks.
   constexpr int kWide = kRows <= 4 ? 32 : 16;
   if (p.n / (kWide * kPack) * items * kMostParts >= int64_t{2} * gpu().processors)
@@ -250,7 +252,6 @@ void run(const Skinny& p) {
       rows<T, kRows>(p, items);
   };
   if (p.rows == 1) return go(std::integral_constant<int, 1>{});
-  if (p.rows == 2) return go(std::integral_constant<int, 2>{});
   if (p.rows <= 4) return go(std::integral_constant<int, 4>{});
   go(std::integral_constant<int, 8>{});
 }

@@ -16,16 +16,25 @@ namespace {
 template <class C>
 constexpr C kLowest = -std::numeric_limits<C>::infinity();
 
-// exp(x) for x <= 0. What the short form loses is far below the rounding of halves.
+// exp(x - m) for x <= m. What the short form loses is far below the rounding of halves.
 template <class T>
-__device__ inline Compute<T> exp_negative(Compute<T> x) {
-  if constexpr (std::is_same_v<T, float>)
-    return expf(x);
-  else if constexpr (std::is_same_v<T, double>)
-    return exp(x);
-  else
-    return __expf(x);
-}
+class ExpBelow {
+ public:
+  using C = Compute<T>;
+  __device__ explicit ExpBelow(C m) : m_(sizeof(T) == 2 ? m * kLog2OfE : m) {}
+  __device__ C operator()(C x) const {
+    if constexpr (std::is_same_v<T, float>)
+      return expf(x - m_);
+    else if constexpr (std::is_same_v<T, double>)
+      return exp(x - m_);
+    else
+      return fast_exp2(fmaf(x, kLog2OfE, -m_));
+  }
+
+ private:
+  static constexpr C kLog2OfE = C(1.4426950408889634);
+  C m_;
+};
 __device__ inline float log_of(float x) { return logf(x); }
 __device__ inline double log_of(double x) { return log(x); }
 
@@ -33,6 +42,13 @@ __device__ inline double log_of(double x) { return log(x); }
 struct Larger {
   template <class C>
   __device__ C operator()(C a, C b) const {
+#ifndef LAZULI_EMULATED
+    if constexpr (std::is_same_v<C, float>) {
+      float y;
+      asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+      return y;
+    }
+#endif
     return b > a || b != b ? b : a;
   }
 };
@@ -56,7 +72,8 @@ struct Part {
 template <class T, class C = Compute<T>>
 __device__ inline Part<C> join_parts(Part<C> a, Part<C> b) {
   const C m = Larger()(a.m, b.m);
-  auto scaled = [&](Part<C> p) { return p.m == kLowest<C> ? C(0) : p.sum * exp_negative<T>(p.m - m); };
+  const ExpBelow<T> e(m);
+  auto scaled = [&](Part<C> p) { return p.m == kLowest<C> ? C(0) : p.sum * e(p.m); };
   return {m, scaled(a) + scaled(b)};
 }
 // Over a block. `shared` has room for a part a warp.
@@ -88,19 +105,21 @@ __global__ void __launch_bounds__(1024)
   using Held = RowPart<T, kItems, kStaged>;
   __shared__ C shared[2][kWarp];
   const Held part(rows, n, group, blockIdx.x);
-  typename Held::Values v;
-  part.load(x, kLowest<C>, v);
-  C m = kLowest<C>, sum = 0;
+  const auto packs = part.load(x, to_memory<T>(kLowest<C>));
+  C v[kItems][Held::kPack], m = kLowest<C>, sum = 0;
 #pragma unroll
-  for (int k = 0; k < kItems; ++k)
+  for (int k = 0; k < kItems; ++k) {
+    unpack<T>(packs.at[k], v[k]);
 #pragma unroll
     for (int j = 0; j < Held::kPack; ++j) m = Larger()(m, v[k][j]);
+  }
   m = group_join(m, kLowest<C>, Larger(), group, shared[0]);
+  const ExpBelow<T> e(m);
 #pragma unroll
   for (int k = 0; k < kItems; ++k)
 #pragma unroll
     for (int j = 0; j < Held::kPack; ++j) {
-      v[k][j] = exp_negative<T>(v[k][j] - m);
+      v[k][j] = e(v[k][j]);
       sum += v[k][j];
     }
   sum = group_join(sum, C(0), Plus(), group, shared[1]);
@@ -109,11 +128,10 @@ __global__ void __launch_bounds__(1024)
     return;
   }
   const C by = C(1) / sum;
+  part.store(y, [&](int k, C(&r)[Held::kPack]) {
 #pragma unroll
-  for (int k = 0; k < kItems; ++k)
-#pragma unroll
-    for (int j = 0; j < Held::kPack; ++j) v[k][j] *= by;
-  part.store(y, v);
+    for (int j = 0; j < Held::kPack; ++j) r[j] = v[k][j] * by;
+  });
 }
 
 template <class T>
@@ -139,28 +157,29 @@ __global__ void __launch_bounds__(kTileThreads) softmax_parts(const T* x, Part<C
   const int64_t begin = blockIdx.x % c.parts * c.chunk, end = std::min(c.n, begin + c.chunk);
   Part<C> p{kLowest<C>, C(0)};
   for (int64_t tile = begin; tile < end; tile += kTile) {
-    C v[kItems][kPack];
+    RowPack<T> packs[kItems];
 #pragma unroll
     for (int k = 0; k < kItems; ++k) {
       const int64_t at = tile + (k * kTileThreads + threadIdx.x) * kPack;
-      if (!kLoose && at < end) {
-        load_pack(row, at, v[k]);
-      } else {
-        load_loose(row, at, end, kLowest<C>, v[k]);
-      }
+      packs[k] =
+          !kLoose && at < end ? load_pack(row, at) : load_loose(row, at, end, to_memory<T>(kLowest<C>));
     }
+    C v[kItems][kPack];
+#pragma unroll
+    for (int k = 0; k < kItems; ++k) unpack<T>(packs[k], v[k]);
     C m = p.m;
 #pragma unroll
     for (int k = 0; k < kItems; ++k)
 #pragma unroll
       for (int j = 0; j < kPack; ++j) m = Larger()(m, v[k][j]);
     if (m == kLowest<C>) continue;
+    const ExpBelow<T> e(m);
     C sum = 0;
 #pragma unroll
     for (int k = 0; k < kItems; ++k)
 #pragma unroll
-      for (int j = 0; j < kPack; ++j) sum += exp_negative<T>(v[k][j] - m);
-    p = {m, p.sum * exp_negative<T>(p.m - m) + sum};
+      for (int j = 0; j < kPack; ++j) sum += e(v[k][j]);
+    p = {m, p.sum * e(p.m) + sum};
   }
   p = join_block<T>(p, shared);
   if (threadIdx.x == 0) parts[blockIdx.x] = p;
@@ -184,6 +203,7 @@ __global__ void __launch_bounds__(kTileThreads)
   __shared__ Part<C> shared[kWarp];
   const int64_t r = blockIdx.x / c.parts;
   const Part<C> p = whole_row<T>(parts + r * c.parts, c.parts, shared);
+  const ExpBelow<T> e(p.m);
   const C by = C(1) / p.sum;
   const int64_t begin = blockIdx.x % c.parts * c.chunk, end = std::min(c.n, begin + c.chunk);
   for (int64_t tile = begin; tile < end; tile += kTile) {
@@ -198,8 +218,7 @@ __global__ void __launch_bounds__(kTileThreads)
       const int64_t at = tile + (k * kTileThreads + threadIdx.x) * kPack;
       if (at >= end) continue;
 #pragma unroll
-      for (int j = 0; j < kPack; ++j)
-        v[k].at[j] = to_memory<T>(exp_negative<T>(of_memory(v[k].at[j]) - p.m) * by);
+      for (int j = 0; j < kPack; ++j) v[k].at[j] = to_memory<T>(e(of_memory(v[k].at[j])) * by);
       *reinterpret_cast<Packed*>(y + r * c.n + at) = v[k];
     }
   }
@@ -255,9 +274,10 @@ __global__ void __launch_bounds__(1024) softmax_columns(const T* x, T* y, Column
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) m = Larger()(m, v[k]);
     if (m == kLowest<C>) continue;
-    p = {m, p.sum * exp_negative<T>(p.m - m)};
+    const ExpBelow<T> e(m);
+    p = {m, p.sum * e(p.m)};
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k) p.sum += exp_negative<T>(v[k] - m);
+    for (int k = 0; k < kAhead; ++k) p.sum += e(v[k]);
   }
   shared[threadIdx.x] = p;
   for (int half = high / 2; half > 0; half /= 2) {
@@ -274,10 +294,11 @@ __global__ void __launch_bounds__(1024) softmax_columns(const T* x, T* y, Column
     if (turn == 0) y[column] = to_memory<T>(log_of_sum(p.m, p.sum));
     return;
   }
+  const ExpBelow<T> e(p.m);
   const C by = C(1) / p.sum;
 #pragma unroll 4
   for (int64_t r = turn; r < c.n; r += high)
-    y[at + r * c.inner] = to_memory<T>(exp_negative<T>(of_memory(x[at + r * c.inner]) - p.m) * by);
+    y[at + r * c.inner] = to_memory<T>(e(of_memory(x[at + r * c.inner])) * by);
 }
 
 template <class T>
