@@ -540,6 +540,7 @@ EvalHooks* EvalHooks::set_current(EvalHooks* hooks) {
 void eval(const std::vector<array>& outputs) {
   for (auto& a : outputs)
     if (!a.is_available()) {
+      finish_async_evals(outputs);
       wait_for(outputs, evaluate(outputs, eval_options(), true));
       return;
     }

@@ -31,6 +31,10 @@ uint64_t evaluate(const std::vector<array>& outputs, const ScheduleOptions& opti
 // no value then, and asking for it again throws again.
 void wait_for(const std::vector<array>& outputs, uint64_t evaluation);
 
+// Waits until these have their values, or all that async_eval got before is done. Evaluating it here instead,
+// while the queue holds it, would need the memory of every array of the queue at once.
+void finish_async_evals(const std::vector<array>& outputs);
+
 // Options of evaluations by the calling thread.
 ScheduleOptions& eval_options();
 

@@ -157,6 +157,19 @@ TEST(EvalThreads, AsyncEvalAndErrors) {
   if (default_device() == Device::cpu) EXPECT_THROW(bad.eval(), std::out_of_range);
 }
 
+TEST(EvalThreads, RunningAheadNeedsLittleMemory) {
+  array x = zeros({1 << 18}), one = array(1.0f);
+  eval(x, one);
+  reset_peak_memory();
+  const size_t before = get_active_memory();
+  for (int i = 0; i < 1000; ++i) {
+    x = x + one;
+    async_eval(x);
+  }
+  EXPECT_EQ(max(x).item<float>(), 1000);
+  EXPECT_LT(get_peak_memory(), before + (5u << 20));  // a few arrays of a megabyte
+}
+
 TEST(EvalThreads, SameBitsForEveryThreadCount) {
   // num_threads is read from the pool, so compare with the work done in serial pieces.
   array x = random_array({100003}, float32);
