@@ -148,8 +148,9 @@ std::vector<array> Optimizer::apply(const std::vector<Item>& items) {
   }
   std::vector<Context> contexts;
   for (Group& group : groups_) {
-    // A step that nobody evaluated would grow a graph of additions. One that async_eval has is on its way.
-    if (group.step.status() == array::Status::unscheduled && !group.step.is_tracer()) group.step.eval();
+    // A step that nobody evaluated would grow a graph of additions. It need not be there yet: a loop of
+    // async_eval runs ahead of the device.
+    if (!group.step.is_available() && !group.step.is_tracer()) async_eval(group.step);
     if (group.schedule && !group.schedule->constant()) group.learning_rate = (*group.schedule)(group.step);
     group.step = group.step + array(uint64_t{1});
     contexts.push_back({.step = group.step, .learning_rate = group.learning_rate});
