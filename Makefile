@@ -5,7 +5,7 @@ PRESET ?= release
 JOBS ?= $(shell nproc)
 BUILD := build/$(PRESET)
 MNIST_DATA ?= /usr/share/datasets/fashion-mnist
-QUESTIONS ?= --temp 0 -n 160 -p "What is the capital of France?" -p "Why is the sky blue? Answer in one sentence." \
+QUESTIONS ?= --temp 0 -n 160 --cache-type f32 -p "What is the capital of France?" -p "Why is the sky blue? Answer in one sentence." \
   -p "Give me three tips for staying healthy."
 MNIST_ARGS ?= --model cnn --epochs 8 --save build/mnist
 
@@ -61,7 +61,7 @@ docs: ## the reference of the public headers, in build/docs/html
 
 format: ## format every C++ file
 	@scripts/install_packages.sh format
-	git ls-files -z '*.h' '*.cpp' | xargs -0 clang-format -i
+	git ls-files -z '*.h' '*.cpp' '*.cu' '*.cuh' | xargs -0 clang-format -i
 
 tidy: ## run clang-tidy over src/
 	$(configure)

@@ -2,8 +2,32 @@
 # libraries are looked for when a GPU is first used.
 find_package(CUDAToolkit 13 REQUIRED)
 
+# Machine code for these architectures, PTX for newer ones. Code for 80 and 90 also runs on 86, 87 and 89.
+# CUDAARCHS in the environment, or CMAKE_CUDA_ARCHITECTURES, names others: one takes half the time.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90)
+endif()
+if(NOT CMAKE_CUDA_COMPILER)
+  set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
+endif()
+set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+enable_language(CUDA)
+set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)  # CMake 3.25 does not know that nvcc has it
+if(CCACHE AND PROJECT_IS_TOP_LEVEL)
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
+endif()
+
+# A library of objects by itself: what links lazuli needs no CUDA compiler.
+file(GLOB LAZULI_CUDA_KERNELS CONFIGURE_DEPENDS src/backend/cuda/*.cu)
+add_library(lazuli_cuda_kernels OBJECT ${LAZULI_CUDA_KERNELS})
+target_include_directories(lazuli_cuda_kernels PRIVATE include src ${CMAKE_CURRENT_BINARY_DIR}/generated)
+# Diagnostics of nvcc's front end about lambdas and unused host functions are noise.
+target_compile_options(lazuli_cuda_kernels PRIVATE --expt-relaxed-constexpr --extended-lambda -diag-suppress=177
+  -Xcompiler=-Wall,-Wextra,-Wno-unused-parameter)
+set_target_properties(lazuli_cuda_kernels PROPERTIES POSITION_INDEPENDENT_CODE ${BUILD_SHARED_LIBS})
+
 file(GLOB LAZULI_CUDA_SOURCES CONFIGURE_DEPENDS src/backend/cuda/*.cpp)
-target_sources(lazuli PRIVATE ${LAZULI_CUDA_SOURCES})
+target_sources(lazuli PRIVATE ${LAZULI_CUDA_SOURCES} $<TARGET_OBJECTS:lazuli_cuda_kernels>)
 target_compile_definitions(lazuli PRIVATE LAZULI_CUDA=1)
 target_include_directories(lazuli SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
 target_link_libraries(lazuli PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})

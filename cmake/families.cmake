@@ -1,7 +1,10 @@
-# Writes the list of a backend's kernel families: every file src/backend/NAME/FAMILY.cpp that
-# defines `void register_FAMILY(KernelTable&)` is called by `register_all(KernelTable&)`.
+# Writes the list of a backend's kernel families: every file src/backend/NAME/FAMILY.cpp or FAMILY.cu that
+# defines `void register_FAMILY(KernelTable&)` is called by `register_all(KernelTable&)`. Further arguments are
+# files to leave out.
 function(lazuli_write_families backend)
-  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/backend/${backend}/*.cpp)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/backend/${backend}/*.cpp
+       ${PROJECT_SOURCE_DIR}/src/backend/${backend}/*.cu)
+  list(REMOVE_ITEM sources "" ${ARGN})
   set(declarations "")
   set(calls "")
   foreach(source ${sources})

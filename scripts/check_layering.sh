@@ -9,7 +9,7 @@ failed=0
 includes() {
   for folder in "$@"; do
     [ ! -d "$folder" ] ||
-      grep -rnE '^ *# *include *"' --include='*.h' --include='*.cpp' --include='*.cu' --include='*.inc' "$folder" || true
+      grep -rnE '^ *# *include *"' --include='*.h' --include='*.cpp' --include='*.cu' --include='*.cuh' --include='*.inc' "$folder" || true
   done | sed -E 's/^([^:]*:[0-9]+): *# *include *"([^"]*)".*/\1:\2/'
 }
 report() {  # report RULE: the lines on stdin break it

@@ -83,7 +83,8 @@ void add_bench(CLI::App& app) {
   c->footer(
       "Examples:\n"
       "  lazuli bench -m model.gguf --prompt 512 --tokens 128\n"
-      "  lazuli bench -m model.gguf --depth 2048 --cache-type q8\n");
+      "  lazuli bench -m model.gguf --depth 2048 --cache-type q8\n"
+      "  lazuli bench -m model.gguf --device gpu\n");
   c->add_option("-m,--model", o->model, "GGUF file, or folder of a model")
       ->required()
       ->check(CLI::ExistingPath);
@@ -99,6 +100,7 @@ void add_bench(CLI::App& app) {
   c->add_option("--batch", o->batch, "Also generate this many texts at once")->check(CLI::Range(0, 4096));
   c->add_option("--rounds", o->rounds, "Repetitions")->capture_default_str()->check(CLI::Range(1, 1000));
   add_cache(*c, o->cache);
+  add_device(*c);
   c->add_flag("--json", o->json, "One line of JSON");
   c->callback([o] { run(*o); });
 }

@@ -127,6 +127,7 @@ void add_chat(CLI::App& app) {
       "  lazuli chat -m model.gguf\n"
       "  lazuli chat -m model.gguf -s \"You answer in rhymes.\" --temp 0.7\n"
       "  lazuli chat -m model.gguf --cache-type q8 --cache-after 1024\n"
+      "  lazuli chat -m model.gguf --device gpu\n"
       "  lazuli chat -m model.gguf -p \"What is the capital of France?\" -p \"And of Italy?\"\n"
       "\nWhile chatting:\n" +
       std::string(kHelp));
@@ -138,6 +139,7 @@ void add_chat(CLI::App& app) {
                 "Message to answer instead of asking for one (may be given several times)");
   c->add_flag("-q,--quiet", o->quiet, "Print the answers only");
   add_session(*c, o->session);
+  add_device(*c);
   c->callback([o] { run(*o); });
 }
 

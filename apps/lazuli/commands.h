@@ -12,5 +12,6 @@ void add_perplexity(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_convert(CLI::App& app);
+void add_devices(CLI::App& app);
 
 }  // namespace lazuli::app

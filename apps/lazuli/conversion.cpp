@@ -6,6 +6,8 @@
 #include <chrono>
 #include <stdexcept>
 
+#include "loaded.h"
+
 namespace lazuli::app {
 
 namespace {
@@ -56,6 +58,7 @@ void add_conversion(CLI::App& c, ConversionOptions& o) {
   c.add_option("--group-size", o.group_size, "Folder: weights that share a scale (affine: 32, 64 or 128)")
       ->check(CLI::Range(1, 1024));
   c.add_flag("--force", o.force, "Replace the output if it exists");
+  add_device(c);
 }
 
 void convert(const ConversionOptions& o) {

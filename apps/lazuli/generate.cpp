@@ -40,7 +40,8 @@ void add_generate(CLI::App& app) {
       "  lazuli generate -m model.gguf --temp 0.8 --top-p 0.95 --seed 1 -p - < beginning.txt\n"
       "  lazuli generate -m model.gguf -p \"$(cat manual.txt) In short:\" --prompt-cache manual.safetensors\n"
       "  lazuli generate -m model.gguf --cache-type q8 -p - < book.txt\n"
-      "  lazuli generate -m large.gguf --draft small.gguf -p \"def fibonacci(n):\"\n");
+      "  lazuli generate -m large.gguf --draft small.gguf -p \"def fibonacci(n):\"\n"
+      "  lazuli generate -m model.gguf --device gpu -p \"Once upon a time\"\n");
   c->add_option("-m,--model", o->model, "GGUF file, or folder of a model")
       ->required()
       ->check(CLI::ExistingPath);
@@ -48,6 +49,7 @@ void add_generate(CLI::App& app) {
       ->capture_default_str();
   c->add_flag("-q,--quiet", o->quiet, "Print the new text only");
   add_session(*c, o->session);
+  add_device(*c);
   c->callback([o] { run(*o); });
 }
 

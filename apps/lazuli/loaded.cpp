@@ -5,6 +5,9 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <stdexcept>
+
+#include "lazuli/device.h"
 
 namespace lazuli::app {
 
@@ -76,6 +79,21 @@ void add_cache(CLI::App& command, lm::CacheOptions& o) {
                   "Keep f16 up to this many tokens; q8 to q2 begin with more")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
+}
+
+void add_device(CLI::App& command) {
+  command
+      .add_option_function<std::string>(
+          "--device",
+          [](const std::string& name) {
+            try {
+              set_default_device(name == "gpu" ? Device::gpu : Device::cpu);
+            } catch (const std::invalid_argument& e) {
+              throw std::runtime_error("--device " + name + ": " + e.what());
+            }
+          },
+          "Where to compute: cpu or gpu (default: what LAZULI_DEVICE says, or cpu); see lazuli devices")
+      ->check(CLI::IsMember({"cpu", "gpu"}));
 }
 
 std::string speed(const lm::Result& r) {

@@ -23,6 +23,9 @@ void add_sampling(CLI::App& command, lm::GenerateOptions& options);
 // Adds --cache-type, --cache-group and --cache-after to a command.
 void add_cache(CLI::App& command, lm::CacheOptions& options);
 
+// Adds --device, which says where everything is computed from then on.
+void add_device(CLI::App& command);
+
 // "64 tokens of prompt at 512/s, 100 tokens at 210/s"
 std::string speed(const lm::Result& result);
 

@@ -12,6 +12,7 @@ int main(int argc, char** argv) {
       "  lazuli info model.gguf\n"
       "  lazuli generate -m model.gguf -p \"The capital of France is\" -n 20\n"
       "  lazuli chat -m model.gguf\n"
+      "  lazuli chat -m model.gguf --device gpu\n"
       "  lazuli quantize -m model-f16.gguf -o model-q4.gguf\n",
       "lazuli");
   app.set_version_flag("--version", std::string("lazuli ") + lazuli::version());
@@ -23,6 +24,7 @@ int main(int argc, char** argv) {
   lazuli::app::add_bench(app);
   lazuli::app::add_quantize(app);
   lazuli::app::add_convert(app);
+  lazuli::app::add_devices(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

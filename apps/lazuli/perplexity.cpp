@@ -61,7 +61,8 @@ void add_perplexity(CLI::App& app) {
   c->footer(
       "Examples:\n"
       "  lazuli perplexity -m model.gguf -f text.txt\n"
-      "  lazuli perplexity -m model.gguf -f text.txt --cache-type q4\n");
+      "  lazuli perplexity -m model.gguf -f text.txt --cache-type q4\n"
+      "  lazuli perplexity -m model.gguf -f text.txt --device gpu\n");
   c->add_option("-m,--model", o->model, "GGUF file, or folder of a model")
       ->required()
       ->check(CLI::ExistingPath);
@@ -70,6 +71,7 @@ void add_perplexity(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::Range(4, 1 << 20));
   add_cache(*c, o->cache);
+  add_device(*c);
   c->callback([o] { run(*o); });
 }
 

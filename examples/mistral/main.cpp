@@ -28,6 +28,7 @@ struct Options {
   float temp = 0;
   int tokens_per_eval = 10;
   uint64_t seed = 0;
+  std::string device;
 };
 
 // Where scripts/fetch_smollm2.sh puts its file.
@@ -62,6 +63,7 @@ double seconds_since(Clock::time_point start) {
 }
 
 void run(const Options& o) {
+  if (!o.device.empty()) lz::set_default_device(o.device == "gpu" ? lz::Device::gpu : lz::Device::cpu);
   if (!std::filesystem::exists(o.model))
     throw std::runtime_error(o.model +
                              " does not exist; --model names a GGUF file or the folder of a model, and "
@@ -120,7 +122,8 @@ int main(int argc, char** argv) {
       "Continues a text with Mistral 7B, or any other model that Lazuli knows.\n\n"
       "Examples:\n"
       "  mistral --model ~/models/Mistral-7B-v0.3 --prompt \"The capital of France is\" --max-tokens 20\n"
-      "  mistral --model mistral-7b.Q4_K_M.gguf --temp 0.7 --seed 1\n",
+      "  mistral --model mistral-7b.Q4_K_M.gguf --temp 0.7 --seed 1\n"
+      "  mistral --model mistral-7b.Q4_K_M.gguf --device gpu\n",
       "mistral");
   app.add_option("--model", o.model, "Folder as Mistral or Hugging Face publish it, or GGUF file")
       ->capture_default_str();
@@ -135,6 +138,9 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(1, 10000));
   app.add_option("--seed", o.seed, "Same seed, same text")->capture_default_str();
+  app.add_option("--device", o.device,
+                 "Where to compute: cpu or gpu (default: what LAZULI_DEVICE says, or cpu)")
+      ->check(CLI::IsMember({"cpu", "gpu"}));
   CLI11_PARSE(app, argc, argv);
   try {
     run(o);

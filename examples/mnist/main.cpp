@@ -204,7 +204,8 @@ int run(int argc, char** argv) {
       "  mnist --resume cnn --epochs 8 --save cnn        three epochs more\n"
       "  mnist --predict cnn                             its test accuracy\n"
       "  mnist --predict cnn shirt.pgm t10k-images.gz    what is on these images\n"
-      "  mnist --data ~/mnist                            handwritten digits");
+      "  mnist --data ~/mnist                            handwritten digits\n"
+      "  mnist --model cnn --device gpu                  on an NVIDIA GPU");
   app.add_option("--data", options.data, "Folder of IDX files, gzip or not")->capture_default_str();
   auto* model =
       app.add_option("--model", given.model, "mlp (default) or cnn")->check(CLI::IsMember({"mlp", "cnn"}));
@@ -232,6 +233,10 @@ int run(int argc, char** argv) {
       ->expected(1, -1)
       ->excludes(save_to)
       ->excludes(resume);
+  std::string device;
+  app.add_option("--device", device,
+                 "Where to compute: cpu or gpu (default: what LAZULI_DEVICE says, or cpu)")
+      ->check(CLI::IsMember({"cpu", "gpu"}));
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& e) {
@@ -240,6 +245,7 @@ int run(int argc, char** argv) {
     throw std::runtime_error(e.what());
   }
 
+  if (!device.empty()) lz::set_default_device(device == "gpu" ? lz::Device::gpu : lz::Device::cpu);
   if (!options.predict.empty()) {
     predict(options);
     return 0;

@@ -15,6 +15,7 @@
 #include "lazuli/nn.h"
 #include "lazuli/ops.h"
 #include "lazuli/optimizers.h"
+#include "lazuli/precision.h"
 #include "lazuli/profile.h"
 #include "lazuli/random.h"
 #include "lazuli/shape.h"

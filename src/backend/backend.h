@@ -5,6 +5,7 @@
 // splits its own work over threads (backend/cpu/parallel.h).
 #pragma once
 
+#include <source_location>
 #include <span>
 #include <string>
 #include <typeindex>
@@ -35,6 +36,7 @@ struct KernelCall {
   const Primitive& primitive;
   std::span<const Operand> in;
   std::span<const Operand> out;  // allocated, row-contiguous
+  std::source_location where;    // the line that built the operation
 };
 
 struct Kernel {
@@ -81,8 +83,19 @@ class Backend {
   // copy_out waits until the contents are there.
   virtual detail::Buffer* copy_in(const detail::Buffer&) { return nullptr; }
   virtual detail::Buffer* copy_out(const detail::Buffer&) { return nullptr; }
-  // Waits until everything is done. Throws what went wrong since the last time.
-  virtual void wait() {}
+  // Hands over what has been given so far: a device may gather work for a while.
+  virtual void flush() {}
+  // What follows belongs to an evaluation; `awaited` by a call of wait() with its number.
+  virtual void begin(uint64_t /*evaluation*/, bool /*awaited*/) {}
+  // Waits until everything is done. A device finds errors in data only when it runs: throws the first of this
+  // evaluation, or of any for 0. Those of evaluations that nobody waits for reach the first who reads a
+  // result.
+  virtual void wait(uint64_t /*evaluation*/ = 0) {}
+  // A point in the device's work, and the time between two such points, for which it waits; a
+  // negative time if the device keeps no time of its own. forget_marks() ends the life of all.
+  virtual size_t mark() { return 0; }
+  virtual double microseconds(size_t /*from*/, size_t /*to*/) { return -1; }
+  virtual void forget_marks() {}
   virtual const Kernel* find(const Primitive&) const = 0;
   virtual std::unordered_map<std::string, std::variant<std::string, size_t>> info() const = 0;
   // A hint that this memory will be read soon. What an earlier call asked for is forgotten.

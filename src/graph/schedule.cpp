@@ -175,6 +175,7 @@ class Grouping {
       return true;  // the view joined because of it
     const bool fused = root.role == Role::elementwise || root.role == Role::reduce;
     const bool kept = e.needed && (level != Tape::kTop || root.role == Role::reduce);
+    if (e.node->stream.device != root.node->stream.device) return false;
     if (!fused || kept || root.size >= kMaxInstructions || e.shape != shape_at(level, root)) return false;
     switch (e.role) {
       case Role::elementwise: return true;
@@ -198,7 +199,9 @@ class Grouping {
       if (view.needed || below < 0 || !static_cast<const ViewPrimitive*>(view.node->primitive)->rearranges())
         return -1;
       const Tape::Entry& in = at(below);
-      if (in.readers != 1 || in.needed || in.same >= 0 || view.node->size > in.node->size) return -1;
+      if (in.readers != 1 || in.needed || in.same >= 0 || view.node->size > in.node->size ||
+          in.node->stream.device != view.node->stream.device)
+        return -1;
       i = below;
     }
     return at(i).role == Role::elementwise || at(i).role == Role::reduce ? i : -1;

@@ -27,9 +27,14 @@ Shape result_shape(const std::vector<array>& inputs) {
   return shape;
 }
 
-array make_attention(const Attention& p, const std::vector<array>& inputs, const StreamOrDevice& s = {}) {
-  return array::make(result_shape(inputs), inputs[0].dtype(),
-                     make_primitive<Attention>(p.scale, p.causal, p.masked, p.sinking), inputs, s);
+// The result and, if there is one, the norm.
+std::vector<array> make_attention(const Attention& p, const std::vector<array>& inputs,
+                                  const StreamOrDevice& s = {}) {
+  const Dtype type = inputs[0].dtype();
+  auto made = make_primitive<Attention>(p.scale, p.causal, p.masked, p.sinking, p.with_norm);
+  if (!p.with_norm) return {array::make(result_shape(inputs), type, made, inputs, s)};
+  return array::make_many(*p.output_shapes(inputs), {type, type == float64 ? float64 : float32}, made, inputs,
+                          s);
 }
 
 array checked_mask(const char* op, const array& mask, const Shape& scores, Dtype wide,
@@ -131,7 +136,11 @@ array scaled_dot_product_attention(const array& queries, const array& keys, cons
                             narrow ? values : astype(values, type, s)};
   const Shape scores{queries.shape(0), queries.shape(1), queries.shape(2), keys.shape(2)};
   const bool causal = attention::add_mask_and_sinks(op, inputs, scores, wide, mask_mode, mask_arr, sinks, s);
-  return make_attention(Attention(scale, causal, mask_arr.has_value(), sinks.has_value()), inputs, s);
+  // Where a transform looks on there may be a gradient, which is computed faster with the norm.
+  const bool traced =
+      std::any_of(inputs.begin(), inputs.begin() + 3, [](const array& a) { return a.node()->trace != 0; });
+  return make_attention(Attention(scale, causal, mask_arr.has_value(), sinks.has_value(), traced), inputs,
+                        s)[0];
 }
 
 }  // namespace fast
@@ -288,11 +297,14 @@ std::vector<array> Attention::vjp(const std::vector<array>& primals, const std::
                                   const std::vector<int>& argnums, const std::vector<array>& outputs) const {
   const bool beyond = std::any_of(argnums.begin(), argnums.end(), [](int arg) { return arg > 2; });
   if (sinking || beyond) return composed_grad(*this, primals, cotangents[0], argnums, outputs[0]);
-  std::vector<array> in{wide(primals[0]), wide(primals[1]), wide(primals[2])};
+  // Of one type; with keys and values in less room than queries, of the wider one.
+  const Dtype type = primals[0].dtype();
+  std::vector<array> in{primals[0], astype(primals[1], type), astype(primals[2], type)};
   if (masked) in.push_back(primals[3]);
-  in.push_back(wide(outputs[0]));
-  in.push_back(wide(cotangents[0]));
-  auto grad = make_primitive<AttentionGrad>(scale, causal, masked);
+  in.push_back(outputs[0]);
+  in.push_back(astype(cotangents[0], type));
+  if (with_norm) in.push_back(outputs[1]);
+  auto grad = make_primitive<AttentionGrad>(scale, causal, masked, with_norm);
   std::vector<array> all =
       array::make_many(*grad->output_shapes(in), std::vector<Dtype>(3, in[0].dtype()), grad, in);
   std::vector<array> grads;
@@ -302,9 +314,10 @@ std::vector<array> Attention::vjp(const std::vector<array>& primals, const std::
 }
 
 std::vector<array> AttentionGrad::composed(const std::vector<array>& in) const {
-  const std::vector<array> primals(in.begin(), in.end() - 2);
-  return composed_grad(Attention(scale, causal, masked, false), primals, in.back(), {0, 1, 2},
-                       in[in.size() - 2]);
+  const size_t result = 3 + masked;
+  const std::vector<array> primals(in.begin(), in.begin() + static_cast<std::ptrdiff_t>(result));
+  return composed_grad(Attention(scale, causal, masked, false, false), primals, in[result + 1], {0, 1, 2},
+                       in[result]);
 }
 
 std::vector<array> AttentionGrad::vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,
@@ -346,7 +359,11 @@ std::optional<std::vector<Shape>> AttentionGrad::output_shapes(const std::vector
 std::vector<array> Attention::jvp(const std::vector<array>& primals, const std::vector<array>& tangents,
                                   const std::vector<int>& argnums, const std::vector<array>& outputs) const {
   const int64_t queries = primals[0].shape(2);
-  if (outputs[0].size() == 0) return {zeros_like(outputs[0])};
+  auto results = [&](const array& tangent) {
+    // Nobody sees the norm: the gradient has its own derivatives, which do without it.
+    return with_norm ? std::vector<array>{tangent, zeros_like(outputs[1])} : std::vector<array>{tangent};
+  };
+  if (outputs[0].size() == 0) return results(zeros_like(outputs[0]));
   std::vector<array> parts;
   for (int64_t begin = 0; begin < queries; begin += kBlock) {
     const Block b(*this, primals, begin, std::min(queries, begin + kBlock));
@@ -381,17 +398,22 @@ std::vector<array> Attention::jvp(const std::vector<array>& primals, const std::
     shape[2] = b.end - b.begin;
     parts.push_back(to ? *to : zeros(shape, p.dtype()));
   }
-  return {astype(concatenate(parts, 2), outputs[0].dtype())};
+  return results(astype(concatenate(parts, 2), outputs[0].dtype()));
 }
 
 std::pair<std::vector<array>, std::vector<int>> Attention::vmap(const std::vector<array>& inputs,
                                                                 const std::vector<int>& axes) const {
   const attention::Joined joined = attention::join_batches(inputs, axes, 3);
-  return {{unflatten(make_attention(*this, joined.inputs), 0, {joined.batch, joined.rows})}, {0}};
+  std::vector<array> out;
+  for (const array& a : make_attention(*this, joined.inputs))
+    out.push_back(unflatten(a, 0, {joined.batch, joined.rows}));
+  return {out, std::vector<int>(out.size(), 0)};
 }
 
 std::optional<std::vector<Shape>> Attention::output_shapes(const std::vector<array>& inputs) const {
-  return std::vector<Shape>{result_shape(inputs)};
+  std::vector<Shape> shapes{result_shape(inputs)};
+  if (with_norm) shapes.push_back({shapes[0][0], shapes[0][1], shapes[0][2]});
+  return shapes;
 }
 
 }  // namespace lazuli

@@ -11,14 +11,15 @@ namespace lazuli {
 // See fast::scaled_dot_product_attention. Inputs {q (B, H, T_q, D), k (B, H_kv, T_kv, D), v (B, H_kv, T_kv,
 // D_v), mask?, sinks?}: q, k, v of one floating dtype, or q of float32 and k, v of one half type. The mask
 // has four axes, each 1 or that of the scores, and is bool or of the dtype in which scores are computed,
-// float32 or float64; so are sinks (1 or B, H).
+// float32 or float64; so are sinks (1 or B, H). With a norm there is a second result, which only the gradient
+// reads: the logarithm of the sum of the exponentials of each row of scores (B, H, T_q), in their dtype.
 class Attention : public detail::Parameters<Primitive, Attention> {
  public:
-  Attention(float scale, bool causal, bool masked, bool sinking)
-      : scale(scale), causal(causal), masked(masked), sinking(sinking) {}
+  Attention(float scale, bool causal, bool masked, bool sinking, bool with_norm)
+      : scale(scale), causal(causal), masked(masked), sinking(sinking), with_norm(with_norm) {}
 
-  auto params() const { return std::tie(scale, causal, masked, sinking); }
-  static constexpr const char* param_names[] = {"scale", "causal", "masked", "sinking"};
+  auto params() const { return std::tie(scale, causal, masked, sinking, with_norm); }
+  static constexpr const char* param_names[] = {"scale", "causal", "masked", "sinking", "with_norm"};
 
   std::string_view name() const override { return "scaled_dot_product_attention"; }
   std::vector<array> vjp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&,
@@ -30,7 +31,7 @@ class Attention : public detail::Parameters<Primitive, Attention> {
   std::optional<std::vector<Shape>> output_shapes(const std::vector<array>&) const override;
 
   const float scale;
-  const bool causal, masked, sinking;
+  const bool causal, masked, sinking, with_norm;
 };
 
 // The same with keys and values as quantize() gives them. Inputs {q of float32, words, scales and, if affine,
@@ -89,14 +90,15 @@ Joined join_batches(const std::vector<array>& inputs, const std::vector<int>& ax
 
 }  // namespace attention
 
-// The cotangents of q, k and v from inputs {q, k, v, mask?, result, cotangent of the result}, all but the
-// mask of float32 or all of float64, without sinks.
+// The cotangents of q, k and v from inputs {q, k, v, mask?, result, cotangent of the result, norm?}, without
+// sinks: of one floating dtype, but for the mask and the norm, which are as Attention has them.
 class AttentionGrad : public detail::Parameters<Primitive, AttentionGrad> {
  public:
-  AttentionGrad(float scale, bool causal, bool masked) : scale(scale), causal(causal), masked(masked) {}
+  AttentionGrad(float scale, bool causal, bool masked, bool with_norm)
+      : scale(scale), causal(causal), masked(masked), with_norm(with_norm) {}
 
-  auto params() const { return std::tie(scale, causal, masked); }
-  static constexpr const char* param_names[] = {"scale", "causal", "masked"};
+  auto params() const { return std::tie(scale, causal, masked, with_norm); }
+  static constexpr const char* param_names[] = {"scale", "causal", "masked", "with_norm"};
 
   std::string_view name() const override { return "scaled_dot_product_attention_grad"; }
   std::vector<array> vjp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&,
@@ -108,7 +110,7 @@ class AttentionGrad : public detail::Parameters<Primitive, AttentionGrad> {
   std::optional<std::vector<Shape>> output_shapes(const std::vector<array>&) const override;
 
   const float scale;
-  const bool causal, masked;
+  const bool causal, masked, with_norm;
 
  private:
   std::vector<array> composed(const std::vector<array>& in) const;

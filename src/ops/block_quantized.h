@@ -18,10 +18,10 @@ struct BlockLayout {
   int bits, group;
   bool minimums;
 
-  int64_t groups() const { return columns / group; }
-  int64_t header_bytes() const { return kRows * (minimums ? 4 : 2); }
-  int64_t group_bytes() const { return header_bytes() + int64_t{kRows} * group * bits / 8; }
-  int64_t tile_bytes() const { return groups() * group_bytes(); }
+  constexpr int64_t groups() const { return columns / group; }
+  constexpr int64_t header_bytes() const { return kRows * (minimums ? 4 : 2); }
+  constexpr int64_t group_bytes() const { return header_bytes() + int64_t{kRows} * group * bits / 8; }
+  constexpr int64_t tile_bytes() const { return groups() * group_bytes(); }
 };
 
 // The packed form of a type; nothing if it has none. `columns` is left 0.

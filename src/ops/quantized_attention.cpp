@@ -78,7 +78,7 @@ ArrayList QuantizedAttention::composed(const ArrayList& in) const {
   ArrayList inputs{in[0], expanded(keys, all.subspan(1)), expanded(values, all.subspan(first_value()))};
   inputs.insert(inputs.end(), in.begin() + static_cast<std::ptrdiff_t>(first_other()), in.end());
   return {array::make(result_shape(*this, in), float32,
-                      make_primitive<Attention>(scale, causal, masked, sinking), inputs)};
+                      make_primitive<Attention>(scale, causal, masked, sinking, false), inputs)};
 }
 
 namespace {

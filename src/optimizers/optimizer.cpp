@@ -17,6 +17,13 @@ array Context::rate(const array& like) const {
   return astype(*learning_rate, like.dtype());
 }
 
+array Context::once(std::string_view name, const array& like, const std::function<array()>& make) const {
+  for (const Known& k : known)
+    if (k.name == name && k.value.dtype() == like.dtype()) return k.value;
+  known.push_back({std::string(name), astype(make(), like.dtype())});
+  return known.back().value;
+}
+
 // ---------------------------------------------------------------- one group
 
 Slots& Optimizer::Group::slots_of(const std::string& path, const array& parameter, size_t guess) {
@@ -141,11 +148,12 @@ std::vector<array> Optimizer::apply(const std::vector<Item>& items) {
   }
   std::vector<Context> contexts;
   for (Group& group : groups_) {
-    // A step that nobody evaluated would grow a graph of additions.
-    if (!group.step.is_available() && !group.step.is_tracer()) group.step.eval();
+    // A step that nobody evaluated would grow a graph of additions. It need not be there yet: a loop of
+    // async_eval runs ahead of the device.
+    if (!group.step.is_available() && !group.step.is_tracer()) async_eval(group.step);
     if (group.schedule && !group.schedule->constant()) group.learning_rate = (*group.schedule)(group.step);
     group.step = group.step + array(uint64_t{1});
-    contexts.push_back({group.step, group.learning_rate});
+    contexts.push_back({.step = group.step, .learning_rate = group.learning_rate});
   }
   std::fill(seen.begin(), seen.end(), 0);
   std::vector<array> out;

@@ -83,14 +83,15 @@ struct AdamRule {
   array apply(const array& g, const array& parameter, Slots& slots, const Context& c) const {
     auto [b1, b2] = o.betas;
     array lr = c.rate(g);
-    array p = weight_decay != 0 ? parameter * (1 - lr * weight_decay) : parameter;
+    array p = parameter;
+    if (weight_decay != 0) p = p * c.once("decay", g, [&] { return 1 - lr * weight_decay; });
     array &m = slots["m"], &v = slots["v"];
     m = average(b1, m, g);
     v = average(b2, v, square(g));
     if (!o.bias_correction) return p - lr * m / (sqrt(v) + o.eps);
-    array step = astype(c.step, float32);
-    array c1 = astype(*c.learning_rate / (1 - power(b1, step)), g.dtype());
-    array c2 = astype(rsqrt(1 - power(b2, step)), g.dtype());
+    array c1 =
+        c.once("c1", g, [&] { return *c.learning_rate / (1 - power(o.betas[0], astype(c.step, float32))); });
+    array c2 = c.once("c2", g, [&] { return rsqrt(1 - power(o.betas[1], astype(c.step, float32))); });
     return p - c1 * m / (sqrt(v) * c2 + o.eps);
   }
 };

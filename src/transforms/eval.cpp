@@ -1,6 +1,7 @@
 // The engine: schedules a graph and runs its groups one after another.
 #include "transforms/eval.h"
 
+#include <exception>
 #include <mutex>
 
 #include "backend/backend.h"
@@ -105,6 +106,15 @@ Buffer* copy_contiguous(Backend& b, const Operand& from) {
   }
 }
 
+// An operation on a GPU whose error was found when it ran.
+class Failed : public Primitive {
+ public:
+  explicit Failed(std::exception_ptr error) : Primitive(Role::unknown), error(std::move(error)) {}
+  std::string_view name() const override { return "failed"; }
+
+  const std::exception_ptr error;
+};
+
 class Evaluation {
  public:
   void run(const std::vector<Node*>& outputs, const ScheduleOptions& options, EvalHooks* hooks) {
@@ -194,6 +204,8 @@ class Evaluation {
       case Primitive::Role::pick: return run_pick(root);
       case Primitive::Role::pass: return run_pass(b, root);
       case Primitive::Role::unknown:
+        if (auto* failed = dynamic_cast<const Failed*>(root->primitive))
+          std::rethrow_exception(failed->error);
         throw std::invalid_argument(
             "the value of an array was asked for while the function is traced, when it has "
             "none yet; use where instead of a condition on values");
@@ -374,7 +386,7 @@ class Evaluation {
           out_.push_back(fresh_operand(made_.back().buffer, results.shapes[k], row_strides(results.shapes[k]),
                                        results.dtypes[k], size));
         }
-        kernel->run({*root->primitive, in_, out_});
+        kernel->run({*root->primitive, in_, out_, root->where});
         for (auto& m : made_) results.buffers.push_back(m.buffer);
         made_.clear();
         publish(root, b.allocate(0), Strides{1}, 0, true);
@@ -392,7 +404,7 @@ class Evaluation {
         if (!buffer) buffer = b.allocate(static_cast<size_t>(root->size) * root->dtype.size());
         made_.push_back({root, buffer});
         out_.push_back(fresh_operand(buffer, root->shape, strides, root->dtype, root->size));
-        kernel->run({*root->primitive, in_, out_});
+        kernel->run({*root->primitive, in_, out_, root->where});
         publish(root, buffer, std::move(strides), 0, true);
         made_.clear();
       }
@@ -472,27 +484,51 @@ EvalHooks* active_hooks = nullptr;
 
 thread_local ScheduleOptions thread_options;
 
+// The value turned out to be wrong after the node had got it: it is an operation again, which fails.
+void take_back(Node* n, std::exception_ptr error) {
+  if (n->status.load(std::memory_order_acquire) != Status::available || n->stream.device.type != Device::gpu)
+    return;
+  if (!n->primitive) {  // otherwise a transform keeps the graph, and the error will come again by itself
+    n->primitive = new Failed(std::move(error));
+    n->where = {};
+  }
+  n->status.store(Status::unscheduled, std::memory_order_release);
+  detail::release(std::exchange(n->buffer, nullptr));
+  if (Buffer* host = n->host.exchange(nullptr)) detail::release(host);
+}
+
 }  // namespace
 
-void evaluate(const std::vector<array>& outputs, const ScheduleOptions& options) {
+uint64_t evaluate(const std::vector<array>& outputs, const ScheduleOptions& options, bool awaited) {
   // Deleters of borrowed memory run after the lock is released: they may evaluate.
   detail::DeferDeleters defer;
   std::lock_guard lock(engine_mutex);
   static Evaluation& evaluation = *new Evaluation;
   static std::vector<Node*>& nodes = *new std::vector<Node*>;
+  static uint64_t number = 0;
+  ++number;
   nodes.clear();
   for (auto& a : outputs) nodes.push_back(a.node());
+  if (Backend* gpu = gpu_in_use()) gpu->begin(number, awaited);
   evaluation.run(nodes, options, active_hooks);
+  if (Backend* gpu = gpu_in_use()) gpu->flush();
+  return number;
 }
 
 ScheduleOptions& eval_options() { return thread_options; }
 
-void wait_for(const std::vector<array>& outputs) {
-  for (auto& a : outputs)
-    if (a.node()->stream.device.type == Device::gpu) {
-      backend(Device::gpu).wait();
-      return;
+void wait_for(const std::vector<array>& outputs, uint64_t evaluation) {
+  for (auto& a : outputs) {
+    if (a.node()->stream.device.type != Device::gpu) continue;
+    try {
+      backend(Device::gpu).wait(evaluation);
+    } catch (const std::out_of_range&) {
+      std::lock_guard lock(engine_mutex);
+      for (auto& wrong : outputs) take_back(wrong.node(), std::current_exception());
+      throw;
     }
+    return;
+  }
 }
 
 EvalHooks* EvalHooks::current() { return active_hooks; }
@@ -504,8 +540,8 @@ EvalHooks* EvalHooks::set_current(EvalHooks* hooks) {
 void eval(const std::vector<array>& outputs) {
   for (auto& a : outputs)
     if (!a.is_available()) {
-      evaluate(outputs, eval_options());
-      wait_for(outputs);
+      finish_async_evals(outputs);
+      wait_for(outputs, evaluate(outputs, eval_options(), true));
       return;
     }
 }

@@ -23,11 +23,17 @@ class EvalHooks {
   static EvalHooks* set_current(EvalHooks*);
 };
 
-// Computes the outputs on the calling thread.
-void evaluate(const std::vector<array>& outputs, const ScheduleOptions& options);
+// Computes the outputs on the calling thread; what another device computes may not be there yet. Returns the
+// evaluation's number. `awaited`: wait_for() follows.
+uint64_t evaluate(const std::vector<array>& outputs, const ScheduleOptions& options, bool awaited = false);
 
-// Waits until the values are there, if another device computes them.
-void wait_for(const std::vector<array>& outputs);
+// Waits until the values are there, if another device computes them. Outputs with an error in their data have
+// no value then, and asking for it again throws again.
+void wait_for(const std::vector<array>& outputs, uint64_t evaluation);
+
+// Waits until these have their values, or all that async_eval got before is done. Evaluating it here instead,
+// while the queue holds it, would need the memory of every array of the queue at once.
+void finish_async_evals(const std::vector<array>& outputs);
 
 // Options of evaluations by the calling thread.
 ScheduleOptions& eval_options();

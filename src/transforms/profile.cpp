@@ -8,6 +8,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "backend/backend.h"
+#include "core/engine.h"
 #include "core/pick.h"
 #include "lazuli/memory.h"
 #include "transforms/eval.h"
@@ -49,6 +51,8 @@ struct Profile::Impl : EvalHooks {
       current.bytes = 0;
     moves_ =
         root->primitive->role() != Primitive::Role::view && root->primitive->role() != Primitive::Role::pick;
+    on_gpu_ = root->stream.device == Device::gpu;
+    if (on_gpu_) from_ = backend(Device::gpu).mark();
     kernel_began = Clock::now();
   }
   void computed(const Node* n) override {
@@ -57,13 +61,31 @@ struct Profile::Impl : EvalHooks {
   void end() override {
     current.start_us = since(kernel_began);
     current.duration_us = since(Clock::now()) - current.start_us;
-    current.active_memory = get_active_memory();
+    if (on_gpu_) marked_.push_back({events.size(), from_, backend(Device::gpu).mark()});
+    current.active_memory = get_active_memory(on_gpu_ ? Device::gpu : Device::cpu);
     peak = std::max(peak, current.active_memory);
     events.push_back(std::move(current));
   }
+  // The times of the GPU, by its own clock; the first kernel of it began when the host said so.
+  void read_marks() {
+    if (marked_.empty()) return;
+    Backend& gpu = backend(Device::gpu);
+    const double start = events[marked_.front().event].start_us;
+    for (const Marked& m : marked_) {
+      events[m.event].start_us = start + gpu.microseconds(marked_.front().from, m.from);
+      events[m.event].duration_us = gpu.microseconds(m.from, m.to);
+    }
+    marked_.clear();
+    gpu.forget_marks();
+  }
 
  private:
-  bool moves_ = true;
+  struct Marked {
+    size_t event, from, to;
+  };
+  bool moves_ = true, on_gpu_ = false;
+  size_t from_ = 0;
+  std::vector<Marked> marked_;
 };
 
 Profile::Profile(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -82,10 +104,16 @@ Profile profile() {
 }
 
 void Profile::stop() {
-  if (std::exchange(impl_->recording, false)) EvalHooks::set_current(nullptr);
+  if (!std::exchange(impl_->recording, false)) return;
+  EvalHooks::set_current(nullptr);
+  impl_->read_marks();
 }
 
-const std::vector<Profile::Event>& Profile::events() const { return impl_->events; }
+const std::vector<Profile::Event>& Profile::events() const {
+  const auto lock = detail::lock_engine();
+  impl_->read_marks();
+  return impl_->events;
+}
 
 std::string Profile::table() const {
   struct Row {

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <sys/wait.h>
 
+#include <algorithm>
+
 #include "tests/io/files.h"
 
 namespace {
@@ -201,8 +203,38 @@ TEST(Program, MistakesAreOneClearLine) {
   EXPECT_THAT(fails(""), HasSubstr("subcommand"));
 }
 
+bool has_gpu() { return lazuli_program("devices").out.find("gpu  not available: ") == std::string::npos; }
+
+TEST(Program, DevicesAreListedAndChosen) {
+  Result r = lazuli_program("devices");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(r.out, testing::ContainsRegex("cpu  .* threads, [0-9.]+ GB of memory"));
+  EXPECT_THAT(r.out, HasSubstr("\ngpu  "));
+  const std::string generate = "generate -q -m " + kModel + " -p abc -n 12";
+  EXPECT_EQ(lazuli_program(generate + " --device cpu").code, 0);
+  EXPECT_THAT(lazuli_program(generate + " --device tpu").err, HasSubstr("--device"));
+  for (const char* command : {"generate", "perplexity", "bench", "quantize", "convert", "chat"})
+    EXPECT_THAT(lazuli_program(std::string(command) + " --help").out, HasSubstr("--device")) << command;
+}
+
+TEST(Program, TheGpuWritesTheSameTextOrIsOneClearError) {
+  const std::string generate = "generate -q -m " + kModel + " -p abc -n 12";
+  const Result r = lazuli_program(generate + " --device gpu");
+  if (has_gpu()) {
+    EXPECT_EQ(r.code, 0) << r.err;
+    EXPECT_EQ(r.out, lazuli_program(generate + " --device cpu").out);
+  } else {
+    EXPECT_EQ(r.code, 1);
+    EXPECT_EQ(r.out, "");
+    EXPECT_THAT(r.err, testing::StartsWith("lazuli: --device gpu: "));
+    EXPECT_THAT(r.err, HasSubstr("the device is not available"));
+    EXPECT_EQ(std::count(r.err.begin(), r.err.end(), '\n'), 1);
+  }
+}
+
 TEST(Program, HelpHasExamples) {
-  for (const char* command : {"", "generate", "info", "perplexity", "bench", "quantize", "convert", "chat"}) {
+  for (const char* command :
+       {"", "generate", "info", "perplexity", "bench", "quantize", "convert", "chat", "devices"}) {
     Result r = lazuli_program(std::string(command) + " --help");
     EXPECT_EQ(r.code, 0);
     EXPECT_THAT(r.out, HasSubstr("Example")) << command;

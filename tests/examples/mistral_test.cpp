@@ -49,6 +49,18 @@ TEST(Mistral, TokensPerEvalChangesNothing) {
   for (const char* n : {"2", "5", "13", "50"}) EXPECT_EQ(mistral(line + n).out, all) << n;
 }
 
+TEST(Mistral, TheGpuWritesTheSameTextOrIsOneClearError) {
+  const std::string line = "--prompt abc --max-tokens 12 --model " + kModels + "mistral.gguf --device ";
+  const Result r = mistral(line + "gpu"), cpu = mistral(line + "cpu");
+  EXPECT_EQ(cpu.code, 0) << cpu.err;
+  if (r.code == 0) {
+    EXPECT_EQ(r.out, cpu.out);
+  } else {
+    EXPECT_EQ(r.out, "");
+    EXPECT_THAT(r.err, StartsWith("mistral: [set_default_device] the device is not available: "));
+  }
+}
+
 TEST(Mistral, SeedsRepeat) {
   const std::string line =
       "--prompt abc --max-tokens 30 --temp 1 --model " + kModels + "mistral.gguf --seed ";

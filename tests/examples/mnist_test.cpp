@@ -144,7 +144,17 @@ TEST_F(Mnist, Help) {
   EXPECT_THAT(r.out, HasSubstr("Examples:"));
 }
 
+TEST_F(Mnist, TheGpuLearnsAsWellOrIsOneClearError) {
+  ASSERT_EQ(run("--epochs 1 --device cpu").code, 0);
+  Result r = run("--model cnn --epochs 6 --batch-size 16 --device gpu");
+  if (r.code == 0)
+    EXPECT_THAT(r.out, HasSubstr("Test accuracy: 100.00%"));
+  else
+    expect_error("--device gpu", "the device is not available");
+}
+
 TEST_F(Mnist, BadFlags) {
+  expect_error("--device tpu", "tpu");
   expect_error("--epochs many", "epochs");
   expect_error("--epochs -1", "epochs");
   expect_error("--lr 0", "lr");

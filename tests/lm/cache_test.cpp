@@ -277,6 +277,7 @@ TEST(NarrowCache, QuantizedForksAndTrims) {
 }
 
 TEST(NarrowCache, QuantizedRowsAreWrittenInPlace) {
+  if (default_device() == Device::gpu) GTEST_SKIP() << "looks at addresses on the host";
   auto cache = make_growing_cache({.bits = 8});
   const Tokens t(1, 1, 64);
   eval(cache->attend(t.q, t.k, t.v, {.scale = 1}));

@@ -40,8 +40,8 @@ double tolerance(Dtype t) { return t == float64 ? 1e-12 : t == float32 ? 3e-6 : 
 TEST(norm, values_for_every_dtype_size_and_layout) {
   for (bool centered : {false, true})
     for (Dtype type : {float32, float16, bfloat16, float64})
-      for (Shape shape :
-           {Shape{5}, Shape{3, 1}, Shape{2, 3, 31}, Shape{4, 64}, Shape{7, 100}, Shape{3, 4096}, Shape{0, 8}})
+      for (Shape shape : {Shape{5}, Shape{3, 1}, Shape{2, 3, 31}, Shape{4, 64}, Shape{7, 100}, Shape{3, 4096},
+                          Shape{0, 8}, Shape{2, 9003}, Shape{2, 33000}})
         for (int given : {0, 1, 2, 3}) {
           if (!centered && given > 1) continue;
           array x = add(random_array(shape, type, 4), array(3.0f, type));
@@ -126,7 +126,8 @@ TEST(norm, gradients) {
 TEST(norm, gradients_equal_a_composition) {
   for (bool centered : {false, true})
     for (Dtype type : {float32, float16, bfloat16})
-      for (Shape shape : {Shape{300, 70}, Shape{5, 1000}, Shape{64, 1}}) {
+      for (Shape shape : {Shape{300, 70}, Shape{5, 1000}, Shape{64, 1}, Shape{70, 64}, Shape{9, 4096},
+                          Shape{5, 4097}, Shape{3, 9001}, Shape{0, 9}}) {
         array x = random_array(shape, type, 4), w = random_array({shape.back()}, type, 5),
               b = random_array({shape.back()}, type, 6), g = random_array(shape, type, 7);
         auto fused = [&](const std::vector<array>& in) {

@@ -107,6 +107,19 @@ TEST(rope, one_step_equals_the_last_of_many) {
                 slice(all, {0, 0, t, 0}, {2, 3, t + 1, 64}));
 }
 
+// Kernels take more of a row at once where there is more to do.
+TEST(rope, parts_of_a_long_sequence) {
+  for (Dtype type : {float32, bfloat16})
+    for (bool traditional : {false, true}) {
+      array x = transpose(random_array({2, 300, 8, 128}, type, 7), {0, 2, 1, 3});
+      array all = fast::rope(x, 96, traditional, 10000.0f, 1.0f, 5);
+      for (int t : {0, 150, 299})
+        expect_same(
+            fast::rope(slice(x, {0, 0, t, 0}, {2, 8, t + 1, 128}), 96, traditional, 10000.0f, 1.0f, 5 + t),
+            slice(all, {0, 0, t, 0}, {2, 8, t + 1, 128}));
+    }
+}
+
 TEST(rope, gradients) {
   for (bool traditional : {false, true})
     for (array offset : {array(3), array({3, 7})}) {

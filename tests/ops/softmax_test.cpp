@@ -63,6 +63,22 @@ TEST(Softmax, ValuesInEveryDtypeAndLayout) {
     }
 }
 
+// Rows that do not begin at multiples of a vector, up to those that are worked on in parts.
+TEST(Softmax, LongRowsOfOddLength) {
+  for (int64_t n : {577, 8191, 20001, 40001})
+    for (Dtype dtype : {float32, float16, bfloat16, float64}) {
+      array a = random_array({3, n}, dtype, 3, -8, 8), y = softmax(a, 1), l = logsumexp(a, 1);
+      std::vector<double> expected = reference(a, {1}), got = values(y);
+      for (size_t i = 0; i < got.size(); ++i)
+        ASSERT_NEAR(got[i], expected[i], tolerance(dtype) * expected[i] + (dtype == float16 ? 6e-8 : 0)) << n;
+      expect_near(l, log_reference(a, {1}), tolerance(dtype), std::to_string(n));
+      // One of the rows by itself.
+      array row = slice(a, {1, 0}, {2, n});
+      EXPECT_TRUE(same_bits(softmax(row, 1), slice(y, {1, 0}, {2, n}))) << n;
+      EXPECT_TRUE(same_bits(logsumexp(row, 1), slice(l, {1}, {2}))) << n;
+    }
+}
+
 TEST(Softmax, SpecialValues) {
   float i = float(inf);
   EXPECT_EQ(softmax(array(3.0f)).item<float>(), 1);

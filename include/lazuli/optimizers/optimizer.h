@@ -58,6 +58,15 @@ struct Context {
   std::optional<array> learning_rate;  // float32 scalar, absent if the optimizer has none
   // The learning rate in the dtype of `like`, so that float16 parameters stay float16.
   array rate(const array& like) const;
+  // What `make` gives in the dtype of `like`, made once for all parameters of an update: a scalar that
+  // depends on the step alone. A name stands for one scalar of a rule.
+  array once(std::string_view name, const array& like, const std::function<array()>& make) const;
+
+  struct Known {
+    std::string name;
+    array value;
+  };
+  mutable std::vector<Known> known = {};  // what once() has made
 };
 
 template <class R>

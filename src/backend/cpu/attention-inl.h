@@ -9,6 +9,7 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <type_traits>
 
@@ -311,6 +312,9 @@ class Attend {
     const int64_t column = first_ + c;
     T* to = job_.out.template as<T>() +
             ((batch_ * job_.heads + head_of(column)) * job_.queries + query_of(column)) * n;
+    if (job_.norm)
+      job_.norm[(batch_ * job_.heads + head_of(column)) * job_.queries + query_of(column)] =
+          m_[c] + std::log(sum_[c]);
     const F by = sum_[c] == 0 ? F(0) : 1 / sum_[c];  // 0: no key may be seen
     for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(o[i * step] * by);
   }

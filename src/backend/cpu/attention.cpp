@@ -92,7 +92,9 @@ void join_parts(const AttentionJob<F>& job, int64_t problem) {
       for (int64_t d = 0; d < n; ++d) row[static_cast<size_t>(d)] += weight * values[d];
     }
     const int64_t head = problem * job.group + c % job.group;
-    T* out = job.out.template as<T>() + (head * job.queries + c / job.group) * n;
+    const int64_t to = head * job.queries + c / job.group;
+    T* out = job.out.template as<T>() + to * n;
+    if (job.norm) job.norm[to] = m + std::log(sum);
     const F by = sum > 0 || sum != sum ? 1 / sum : F(0);
     for (int64_t d = 0; d < n; ++d) out[d] = static_cast<T>(row[static_cast<size_t>(d)] * by);
   }
@@ -150,12 +152,18 @@ void run_job(const AttentionKernels<F>& k, const auto& p, AttentionJob<F> job,
 
 template <class T, class F>
 void run_as(const AttentionKernels<F>& k, const KernelCall& call) {
-  run_job<T>(k, static_cast<const Attention&>(call.primitive),
-             AttentionJob<F>{call.in[0], call.in[1], call.in[2], call.out[0]}, call.in.subspan(3));
+  const auto& p = static_cast<const Attention&>(call.primitive);
+  AttentionJob<F> job{call.in[0], call.in[1], call.in[2], call.out[0]};
+  if (p.with_norm) job.norm = call.out[1].template as<F>();
+  run_job<T>(k, p, job, call.in.subspan(3));
 }
 
 void run_attention(const KernelCall& call) {
-  if (call.out[0].size == 0) return;
+  if (call.out[0].size == 0) {
+    if (call.out.size() > 1)
+      std::memset(call.out[1].data, 0, static_cast<size_t>(call.out[1].size * call.out[1].dtype.size()));
+    return;
+  }
   const Dtype type = call.out[0].dtype, narrow = call.in[1].dtype;
   if (type == float64)
     run_as<double>(*HWY_DYNAMIC_DISPATCH(attention_f64)(), call);

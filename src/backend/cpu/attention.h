@@ -23,6 +23,7 @@ struct AttentionJob {
   const PackedRows* packed = nullptr;  // of keys, then of values
   const Operand* mask = nullptr;       // strides 0 where it repeats
   const Operand* sinks = nullptr;      // (batch, heads), likewise
+  F* norm = nullptr;                   // (batch, heads, queries), if wanted
   F scale = 1;
   bool causal = false;
 

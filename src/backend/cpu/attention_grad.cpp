@@ -6,8 +6,10 @@
 // After foreach_target.h:
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/gathered.h"
 #include "backend/cpu/gemm.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/scratch.h"
@@ -69,13 +71,11 @@ void add_mask(const Operand& mask, int64_t batch, int64_t head, int64_t query, i
 }
 
 template <class F>
-void run_as(const KernelCall& call) {
-  const auto& p = static_cast<const AttentionGrad&>(call.primitive);
-  const Operand &q = call.in[0], &k = call.in[1], &v = call.in[2], &out = call.in[3 + p.masked],
-                &cotangent = call.in[4 + p.masked];
+void run_as(const AttentionGrad& p, std::span<const Operand> in, std::span<const Operand> grads) {
+  const Operand &q = in[0], &k = in[1], &v = in[2], &out = in[3 + p.masked], &cotangent = in[4 + p.masked];
   const int64_t heads = q.shape[1], queries = q.shape[2], dims = q.shape[3], kv_heads = k.shape[1],
                 all_keys = k.shape[2], value_dims = v.shape[3];
-  for (const Operand& o : call.out) std::fill_n(o.as<F>(), o.size, F(0));
+  for (const Operand& o : grads) std::fill_n(o.as<F>(), o.size, F(0));
   if (q.size == 0 || k.size == 0 || v.size == 0) return;
   const int64_t group = heads / kv_heads;
   const F scale = static_cast<F>(p.scale);
@@ -86,8 +86,8 @@ void run_as(const KernelCall& call) {
     F *scores = room.as<F>(), *change = scores + kBlock * row;
     for (int64_t unit = begin; unit < end; ++unit) {
       const F *ks = k.as<F>() + unit * all_keys * dims, *vs = v.as<F>() + unit * all_keys * value_dims;
-      F *dk = call.out[1].as<F>() + unit * all_keys * dims,
-        *dv = call.out[2].as<F>() + unit * all_keys * value_dims;
+      F *dk = grads[1].as<F>() + unit * all_keys * dims,
+        *dv = grads[2].as<F>() + unit * all_keys * value_dims;
       for (int64_t head = unit * group; head < (unit + 1) * group; ++head)
         for (int64_t first = 0; first < queries; first += kBlock) {
           const int64_t n = std::min(kBlock, queries - first), at = head * queries + first;
@@ -99,7 +99,7 @@ void run_as(const KernelCall& call) {
           gemm_serial(Gemm<F>{n, keys, value_dims, gs, value_dims, false, vs, value_dims, true, change, row});
           for (int64_t i = 0; i < n; ++i) {
             F* s = scores + i * row;
-            if (p.masked) add_mask(call.in[3], head / heads, head % heads, first + i, keys, s);
+            if (p.masked) add_mask(in[3], head / heads, head % heads, first + i, keys, s);
             if (p.causal)
               std::fill(s + std::clamp<int64_t>(all_keys - queries + first + i + 1, 0, keys), s + keys,
                         -std::numeric_limits<F>::infinity());
@@ -114,23 +114,57 @@ void run_as(const KernelCall& call) {
             for (int64_t j = 0; j < keys; ++j) c[j] = s[j] * (c[j] - along);
           }
           gemm_serial(Gemm<F>{n, dims, keys, change, row, false, ks, dims, false,
-                              call.out[0].as<F>() + at * dims, dims, scale});
+                              grads[0].as<F>() + at * dims, dims, scale});
           gemm_serial(Gemm<F>{keys, dims, n, change, row, true, qs, dims, false, dk, dims, scale, F(1)});
         }
     }
   });
 }
 
+// Halves are computed in float32, converted as a whole.
+template <class T>
+void run_halves(const AttentionGrad& p, std::span<const Operand> in, std::span<const Operand> grads) {
+  std::vector<Scratch> memory;
+  auto widened = [&](std::span<const Operand> some) {
+    std::vector<Operand> all(some.begin(), some.end());
+    for (Operand& o : all) {
+      if (o.dtype != grads[0].dtype) continue;  // the mask
+      memory.emplace_back(static_cast<size_t>(o.size) * sizeof(float));
+      o.data = memory.back().as<float>();
+      o.dtype = float32;
+    }
+    return all;
+  };
+  const std::vector<Operand> wide_in = widened(in), wide_grads = widened(grads);
+  for (size_t i = 0; i < in.size(); ++i)
+    if (wide_in[i].dtype != in[i].dtype)
+      rows_to_float(in[i].dtype, in[i].data, in[i].size, wide_in[i].as<float>());
+  run_as<float>(p, wide_in, wide_grads);
+  for (size_t i = 0; i < grads.size(); ++i) {
+    const float* from = wide_grads[i].as<float>();
+    T* to = grads[i].as<T>();
+    parallel_for(grads[i].size, 1 << 15, [&](int64_t begin, int64_t end) {
+      for (int64_t j = begin; j < end; ++j) to[j] = static_cast<T>(from[j]);
+    });
+  }
+}
+
 void run_attention_grad(const KernelCall& call) {
-  if (call.in[0].dtype == float64)
-    run_as<double>(call);
+  const auto& p = static_cast<const AttentionGrad&>(call.primitive);
+  const Dtype type = call.in[0].dtype;
+  if (type == float64)
+    run_as<double>(p, call.in, call.out);
+  else if (type == float16)
+    run_halves<float16_t>(p, call.in, call.out);
+  else if (type == bfloat16)
+    run_halves<bfloat16_t>(p, call.in, call.out);
   else
-    run_as<float>(call);
+    run_as<float>(p, call.in, call.out);
 }
 
 }  // namespace
 
-void register_attention_grad(KernelTable& t) { t.add<AttentionGrad>({&run_attention_grad, 0b111111, 0}); }
+void register_attention_grad(KernelTable& t) { t.add<AttentionGrad>({&run_attention_grad, 0b1111111, 0}); }
 
 }  // namespace lazuli::cpu
 #endif

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "backend/cuda/elementwise_tiled.h"
 #include "backend/cuda/jit.h"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/layout.h"
@@ -205,6 +206,10 @@ void run_program(const Program& program, const Shape& shape, std::span<const Ope
   std::vector<bool> on_host;
   for (const Operand& o : in) on_host.push_back(o.on_host);
   const Plan plan = plan_of(shape, in, out, on_host);
+  constexpr int64_t kLeastTiled = 1 << 15;
+  if (n >= kLeastTiled && std::find(plan.reads.begin(), plan.reads.end(), Read::any) != plan.reads.end() &&
+      run_tiled(program, plan.space, in, out))
+    return;
 
   std::string key = key_of(program);
   for (Read r : plan.reads) key.push_back(static_cast<char>(r));

@@ -1,5 +1,11 @@
 // Functions of the value column of ops/elementwise.def on the GPU: the counterpart of backend/cpu/lane_math.h
-// and lane_vec-inl.h. NVRTC compiles this text in front of every generated kernel, so it includes nothing.
+// and lane_vec-inl.h. NVRTC compiles this text in front of every generated kernel, so it includes nothing
+// there.
+#pragma once
+#ifndef __CUDACC_RTC__
+#include <cmath>
+#include <cstdint>
+#else
 typedef signed char int8_t;
 typedef unsigned char uint8_t;
 typedef short int16_t;
@@ -8,6 +14,7 @@ typedef int int32_t;
 typedef unsigned int uint32_t;
 typedef long long int64_t;
 typedef unsigned long long uint64_t;
+#endif
 
 namespace lane {
 
@@ -19,6 +26,10 @@ struct Bfloat {
   uint16_t bits;
 };
 
+#ifdef LAZULI_EMULATED
+inline float of_half(uint16_t h) { return lazuli::cuda::emulation::of_half(h); }
+inline uint16_t to_half(float f) { return lazuli::cuda::emulation::to_half(f); }
+#else
 __device__ inline float of_half(uint16_t h) {
   float f;
   asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
@@ -29,6 +40,7 @@ __device__ inline uint16_t to_half(float f) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
   return h;
 }
+#endif
 __device__ inline float of_bfloat(uint16_t h) { return __uint_as_float(uint32_t(h) << 16); }
 __device__ inline uint16_t to_bfloat(float f) {
   const uint32_t u = __float_as_uint(f);
@@ -85,7 +97,9 @@ __device__ inline Complex narrow(Wide z) { return Complex(float(z.re), float(z.i
 __device__ inline Wide operator-(Wide x) { return {-x.re, -x.im}; }
 __device__ inline Wide operator+(Wide x, Wide y) { return {x.re + y.re, x.im + y.im}; }
 __device__ inline Wide operator-(Wide x, Wide y) { return {x.re - y.re, x.im - y.im}; }
-__device__ inline Wide operator*(Wide x, Wide y) { return {x.re * y.re - x.im * y.im, x.re * y.im + x.im * y.re}; }
+__device__ inline Wide operator*(Wide x, Wide y) {
+  return {x.re * y.re - x.im * y.im, x.re * y.im + x.im * y.re};
+}
 __device__ inline Wide operator*(double a, Wide y) { return {a * y.re, a * y.im}; }
 // By the larger part of the denominator (Smith, 1962).
 __device__ inline Wide operator/(Wide x, Wide y) {
@@ -108,8 +122,8 @@ __device__ inline bool operator==(Complex x, Complex y) { return x.re == y.re &&
 __device__ inline bool operator!=(Complex x, Complex y) { return !(x == y); }
 
 // Functions of float and double.
-#define LAZULI_REAL(name, f, g)                              \
-  __device__ inline float name(float x) { return ::f(x); }   \
+#define LAZULI_REAL(name, f, g)                            \
+  __device__ inline float name(float x) { return ::f(x); } \
   __device__ inline double name(double x) { return ::g(x); }
 LAZULI_REAL(abs, fabsf, fabs)
 LAZULI_REAL(sqrt, sqrtf, sqrt)
@@ -119,10 +133,8 @@ LAZULI_REAL(trunc, truncf, trunc)
 LAZULI_REAL(rint, rintf, rint)
 LAZULI_REAL(exp, expf, exp)
 LAZULI_REAL(expm1, expm1f, expm1)
-LAZULI_REAL(log, logf, log)
 LAZULI_REAL(log2, log2f, log2)
 LAZULI_REAL(log10, log10f, log10)
-LAZULI_REAL(log1p, log1pf, log1p)
 LAZULI_REAL(sin, sinf, sin)
 LAZULI_REAL(cos, cosf, cos)
 LAZULI_REAL(tan, tanf, tan)
@@ -136,8 +148,89 @@ LAZULI_REAL(asinh, asinhf, asinh)
 LAZULI_REAL(acosh, acoshf, acosh)
 LAZULI_REAL(atanh, atanhf, atanh)
 LAZULI_REAL(erf, erff, erf)
-LAZULI_REAL(erfinv, erfinvf, erfinv)
 #undef LAZULI_REAL
+
+// To the bit as on the CPU (simd_math-inl.h), so that random numbers made through them are the same numbers.
+__device__ constexpr float kLog[] = {0.333333105f, -0.249999866f, 0.200022236f,  -0.166692495f, 0.142187163f,
+                                     -0.12384402f, 0.118726194f,  -0.117893703f, 0.0691561252f};
+__device__ constexpr float kErfinv[] = {-0.113773078f,    0.232013792f,    0.0115487492f,   -0.00233444897f,
+                                        -0.000127349747f, 4.44983962e-05f, 4.00370482e-06f, -1.98018961e-06f,
+                                        2.21402217e-07f,  -8.80663098e-09f};
+__device__ constexpr float kErfinvTail[] = {
+    1.83297682f,     1.00167525f,    0.00944533851f,   -0.00764098158f,  0.00568488799f,
+    -0.00358271319f, 0.00149216689f, -8.01704518e-05f, -0.000315843587f, 0.000129045802f};
+// c0 + c1 x + ... + cn x^n, even and odd powers apart
+template <int n>
+__device__ inline float split_horner(float x, const float (&c)[n]) {
+  const float z = __fmul_rn(x, x);
+  float a = c[n - 1], b = c[n - 2];
+#pragma unroll
+  for (int k = n - 3; k >= 0; --k) {
+    if ((n - 1 - k) % 2)
+      b = __fmaf_rn(b, z, c[k]);
+    else
+      a = __fmaf_rn(a, z, c[k]);
+  }
+  return n % 2 ? __fmaf_rn(b, x, a) : __fmaf_rn(a, x, b);
+}
+// x = 2^(n / 2^23) (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), for normal x > 0; returns n.
+__device__ inline int32_t log_reduce(float x, float& f) {
+  const int32_t n = (__float_as_int(x) - 0x3f3504f3) & int32_t(0xff800000);
+  f = __fadd_rn(__int_as_float(__float_as_int(x) - n), -1.0f);
+  return n;
+}
+// log1p(f) - f
+__device__ inline float log_rest(float f) {
+  return __fmul_rn(__fmul_rn(f, f), __fmaf_rn(f, split_horner(f, kLog), -0.5f));
+}
+// log(x) + e0 log(2) for normal x > 0
+__device__ inline float log_positive(float x, float e0) {
+  float f;
+  const float n = float(log_reduce(x, f)), e = __fadd_rn(__fmul_rn(n, 1.1920928955078125e-07f), e0);  // exact
+  const float rest = __fmaf_rn(e, -2.12194440e-4f, log_rest(f));
+  return __fmaf_rn(e, 0.693359375f, __fadd_rn(f, rest));
+}
+// The logarithm of x, which is r for x in (0, inf).
+__device__ inline float log_special(float x, float r) {
+  if (x > 0) return x < __int_as_float(0x7f800000) ? r : x;
+  return x == 0 ? __int_as_float(0xff800000) : x != x ? x : __int_as_float(0x7fc00000);
+}
+__device__ inline float log(float x) {
+  const bool tiny = x < 1.17549435e-38f;
+  return log_special(x, log_positive(tiny ? __fmul_rn(x, 8388608.0f) : x, tiny ? -23.0f : 0.0f));
+}
+__device__ inline float log1p(float x) {
+  // u + c = 1 + x exactly; u = 2^n (1 + f).
+  const float u = __fadd_rn(1.0f, x), b = __fadd_rn(u, -1.0f);
+  const float c = __fadd_rn(__fadd_rn(1.0f, -__fadd_rn(u, -b)), __fadd_rn(x, -b));
+  float f;
+  const int32_t n = log_reduce(u, f) >> 23;
+  // c 2^-n; for large n, c is below the rounding of the result.
+  const float f_lo = __fmul_rn(c, __int_as_float((127 - (n < 100 ? n : 100)) << 23));
+  const float sum = __fadd_rn(f, f_lo), error = __fadd_rn(__fadd_rn(f, -sum), f_lo), e = float(n);
+  const float rest = __fadd_rn(log_rest(sum), __fmaf_rn(e, -2.12194440e-4f, error));
+  const float r = __fmaf_rn(e, 0.693359375f, __fadd_rn(sum, rest));
+  return x == 0 ? x : log_special(u, r);
+}
+__device__ inline double log1p(double x) { return ::log1p(x); }
+__device__ inline double log(double x) { return ::log(x); }
+// |x| < 1
+__device__ inline float erfinv_inside(float x) {
+  const float a = ::fabsf(x), w = -log_positive(__fmul_rn(__fadd_rn(1.0f, -a), __fadd_rn(1.0f, a)), 0.0f);
+  float p;
+  if (w > 5.0f)
+    p = split_horner(__fadd_rn(__fsqrt_rn(w), -3.0f), kErfinvTail);
+  else
+    p = split_horner(w, kErfinv);
+  return __fmaf_rn(p, x, x);
+}
+__device__ inline float erfinv(float x) {
+  const float a = ::fabsf(x);
+  const float y = a < 1 ? erfinv_inside(x) : a == 1 ? __int_as_float(0x7f800000) : __int_as_float(0x7fc00000);
+  return a <= 1 ? ::copysignf(y, x) : y;
+}
+__device__ inline double erfinv(double x) { return ::erfinv(x); }
+
 __device__ inline float rsqrt(float x) { return 1.0f / ::sqrtf(x); }
 __device__ inline double rsqrt(double x) { return 1.0 / ::sqrt(x); }
 template <class T>
@@ -298,9 +391,15 @@ __device__ inline bool is_nan(Complex x) { return is_nan(x.re) || is_nan(x.im); 
 __device__ inline bool is_inf(Complex x) { return is_inf(x.re) || is_inf(x.im); }
 __device__ inline bool is_finite(Complex x) { return is_finite(x.re) && is_finite(x.im); }
 __device__ inline bool less(Complex x, Complex y) { return x.re < y.re || (x.re == y.re && x.im < y.im); }
-__device__ inline bool less_equal(Complex x, Complex y) { return x.re < y.re || (x.re == y.re && x.im <= y.im); }
-__device__ inline Complex max(Complex x, Complex y) { return is_nan(x) || (!is_nan(y) && !less(x, y)) ? x : y; }
-__device__ inline Complex min(Complex x, Complex y) { return is_nan(x) || (!is_nan(y) && !less(y, x)) ? x : y; }
+__device__ inline bool less_equal(Complex x, Complex y) {
+  return x.re < y.re || (x.re == y.re && x.im <= y.im);
+}
+__device__ inline Complex max(Complex x, Complex y) {
+  return is_nan(x) || (!is_nan(y) && !less(x, y)) ? x : y;
+}
+__device__ inline Complex min(Complex x, Complex y) {
+  return is_nan(x) || (!is_nan(y) && !less(y, x)) ? x : y;
+}
 
 namespace wide {
 __device__ inline Wide exp(Wide z) {
@@ -342,7 +441,8 @@ __device__ inline Wide acosh(Wide z) {
 }
 __device__ inline Wide atanh(Wide z) {
   const double n = 1 + z.re, d = 1 - z.re, i2 = z.im * z.im;
-  return {0.25 * (::log(i2 + n * n) - ::log(i2 + d * d)), 0.5 * ::atan2(2 * z.im, (1 - z.re) * (1 + z.re) - i2)};
+  return {0.25 * (::log(i2 + n * n) - ::log(i2 + d * d)),
+          0.5 * ::atan2(2 * z.im, (1 - z.re) * (1 + z.re) - i2)};
 }
 __device__ inline Wide asin(Wide z) {
   const Wide r = asinh(Wide(-z.im, z.re));
@@ -361,10 +461,10 @@ __device__ inline Wide tan(Wide z) {
   return {r.im, -r.re};
 }
 }  // namespace wide
-#define LAZULI_COMPLEX(name, expression)         \
-  __device__ inline Complex name(Complex x) {    \
-    const Wide z(x);                             \
-    return narrow(expression);                   \
+#define LAZULI_COMPLEX(name, expression)      \
+  __device__ inline Complex name(Complex x) { \
+    const Wide z(x);                          \
+    return narrow(expression);                \
   }
 LAZULI_COMPLEX(sqrt, wide::sqrt(z))
 LAZULI_COMPLEX(rsqrt, Wide(1, 0) / wide::sqrt(z))

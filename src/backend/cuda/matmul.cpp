@@ -1,197 +1,308 @@
-// Matrix products by cuBLAS. Operands are read where they are if rows or columns lie together; float32 is
-// computed in float32, halves are added up in float32.
-#include "ops/matmul.h"
-
-#include <cublas_v2.h>
+// Brings the operands of matrix products into a form that a kernel takes, without copies where strides
+// allow, and picks the kernel: few rows are limited by memory and have their own, the rest is the libraries'.
+#include "backend/cuda/matmul.h"
 
 #include <algorithm>
-#include <complex>
 #include <optional>
 
-#include "backend/backend.h"
 #include "backend/cuda/elementwise.h"
-#include "backend/cuda/layout.h"
-#include "backend/cuda/library.h"
+#include "backend/cuda/gemm.h"
 #include "backend/cuda/memory.h"
-#include "backend/cuda/runtime.h"
+#include "backend/cuda/product.h"
+#include "backend/cuda/skinny.h"
+#include "backend/cuda/transpose.h"
+#include "ops/matmul.h"
 
 namespace lazuli::cuda {
 
 namespace {
 
-struct Cublas {
-  cublasHandle_t handle = nullptr;
-  decltype(&cublasGemmStridedBatchedEx_64) gemm;
-  decltype(&cublasGetStatusString) text;
-
-  Cublas() {
-    const Library library("libcublas.so.13", "multiplies matrices");
-    decltype(&cublasCreate_v2) create;
-    decltype(&cublasSetStream_v2) set_stream;
-    library.find(create, "cublasCreate_v2");
-    library.find(set_stream, "cublasSetStream_v2");
-    library.find(gemm, "cublasGemmStridedBatchedEx_64");
-    library.find(text, "cublasGetStatusString");
-    require(create(&handle), "cublasCreate");
-    require(set_stream(handle, gpu().stream), "cublasSetStream");
-    // Halves are added up in float32 all the way, also where parts of a long sum are joined.
-    decltype(&cublasSetMathMode) set_mode;
-    library.find(set_mode, "cublasSetMathMode");
-    require(set_mode(handle, static_cast<cublasMath_t>(CUBLAS_DEFAULT_MATH |
-                                                       CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)),
-            "cublasSetMathMode");
-  }
-  void require(cublasStatus_t status, const char* what) const {
-    if (status != CUBLAS_STATUS_SUCCESS)
-      throw std::runtime_error(std::string("[cuda] ") + what + ": " + text(status));
-  }
-};
-const Cublas& cublas() {
-  static const Cublas& loaded = *new Cublas;
-  return loaded;
-}
-
 // A matrix for each item of the batch.
-struct Matrices {
-  char* data;
-  int64_t item;  // bytes of an element
-  int64_t rows, cols, row, col;
-  std::vector<int64_t> batch;  // strides over the joined batch
-  std::optional<Scratch> copy = std::nullopt;
+struct Matrix {
+  const void* data = nullptr;
+  int64_t rows = 0, cols = 0, row = 0, col = 0;  // extents and strides
 
   bool by_rows() const { return (col == 1 || cols <= 1) && (rows <= 1 || row >= std::max<int64_t>(1, cols)); }
   bool by_columns() const {
     return (row == 1 || rows <= 1) && (cols <= 1 || col >= std::max<int64_t>(1, rows));
   }
-  int64_t leading() const {
-    return by_rows() ? std::max(rows <= 1 ? int64_t{1} : row, cols)
-                     : std::max(cols <= 1 ? int64_t{1} : col, rows);
+  Matrix turned() const { return {data, cols, rows, col, row}; }
+  StridedMatrix strided() const { return {data, row, col}; }
+  GemmMatrix dense(int64_t batch) const {
+    const int64_t leading = by_rows() ? std::max(rows <= 1 ? int64_t{1} : row, cols)
+                                      : std::max(cols <= 1 ? int64_t{1} : col, rows);
+    return {data, leading, !by_rows(), batch};
   }
 };
 
-Program identity(Dtype t) {
-  Program p;
-  p.inputs = {t};
-  p.outputs = {{0, t}};
-  return p;
+Matrix matrix(const Operand& x) {
+  const size_t n = x.shape.size();
+  return {x.data, x.shape[n - 2], x.shape[n - 1], x.strides[n - 2], x.strides[n - 1]};
+}
+
+// A batch axis with the strides of a, b, c and out.
+struct Axis {
+  int64_t extent;
+  int64_t stride[Batch::kOperands];
+};
+using Axes = SmallVector<Axis, 4>;  // the innermost first, neighbours joined where all operands allow it
+
+int64_t size_of(const Axes& axes) {
+  int64_t n = 1;
+  for (const Axis& axis : axes) n *= axis.extent;
+  return n;
+}
+
+// out = alpha * a @ b + beta * c; without c, beta is 0.
+struct Work {
+  Dtype dtype;
+  Matrix a, b, c;
+  void* out;
+  int64_t out_row;
+  double alpha, beta;
+  Axes axes;
+  std::optional<Scratch> copy_of_a, copy_of_b;
+
+  int64_t m() const { return a.rows; }
+  int64_t n() const { return b.cols; }
+  int64_t k() const { return a.cols; }
+};
+
+Axes joined_axes(const Operand& a, const Operand& b, const Operand* c, const Operand& out) {
+  Axes axes;
+  for (size_t i = out.shape.size() - 2; i-- > 0;) {
+    if (out.shape[i] == 1) continue;
+    auto stride = [&](const Operand& x) { return x.shape[i] == 1 ? 0 : x.strides[i]; };
+    const Axis axis{out.shape[i], {stride(a), stride(b), c ? stride(*c) : 0, stride(out)}};
+    bool joins = !axes.empty();
+    for (int x = 0; joins && x < Batch::kOperands; ++x)
+      joins = axis.stride[x] == axes.back().stride[x] * axes.back().extent;
+    if (joins)
+      axes.back().extent *= axis.extent;
+    else
+      axes.push_back(axis);
+  }
+  return axes;
+}
+
+// Makes the batch a part of the rows if b is the same for all items: one product instead of many.
+void fold_batch(Work& w) {
+  if (w.axes.size() != 1 || w.axes[0].stride[Batch::of_b] != 0) return;
+  const Axis axis = w.axes[0];
+  auto merged_row = [&](const Matrix& x, int64_t step) -> std::optional<int64_t> {
+    if (x.rows == 1) return step;
+    return step == x.row * x.rows ? std::optional(x.row) : std::nullopt;
+  };
+  const auto row = merged_row(w.a, axis.stride[Batch::of_a]);
+  const auto row_of_c = w.beta != 0 ? merged_row(w.c, axis.stride[Batch::of_c]) : std::optional<int64_t>(0);
+  if (!row || !row_of_c) return;
+  const int64_t rows = w.a.rows * axis.extent;
+  const Matrix folded{w.a.data, rows, w.a.cols, *row, w.a.col};
+  if (!folded.by_rows() && !folded.by_columns()) return;
+  w.a = folded;
+  w.c.rows = rows;
+  w.c.row = *row_of_c;
+  w.axes = {};
 }
 
 void copy(const Operand& from, const Operand& to) {
-  run_program(identity(from.dtype), from.shape, std::span(&from, 1), std::span(&to, 1));
+  if (run_transpose(from, to)) return;
+  Program p;
+  p.inputs = {from.dtype};
+  p.outputs = {{0, from.dtype}};
+  run_program(p, from.shape, std::span(&from, 1), std::span(&to, 1));
 }
 
-// An operand as cuBLAS can read it, copied if need be.
-Operand readable(const Operand& x, std::optional<Scratch>& owner) {
-  const size_t n = x.shape.size();
-  const Matrices m{nullptr, 1, x.shape[n - 2], x.shape[n - 1], x.strides[n - 2], x.strides[n - 1], {}};
-  if (m.by_rows() || m.by_columns()) return x;
-  owner.emplace(static_cast<size_t>(x.size * x.dtype.size()));
-  Operand dense{owner->as<void>(), x.shape, row_strides(x.shape), x.dtype, true, x.size};
-  copy(x, dense);
-  return dense;
-}
-
-cudaDataType type_of(Dtype t) {
-  if (t == float16) return CUDA_R_16F;
-  if (t == bfloat16) return CUDA_R_16BF;
-  if (t == float64) return CUDA_R_64F;
-  if (t == complex64) return CUDA_C_32F;
-  if (t == float32) return CUDA_R_32F;
-  throw std::runtime_error("[cuda] there is no matrix product of " + std::string(dtype_name(t)));
-}
-
-// out = alpha * a @ b + beta * out; out is row-contiguous.
-void multiply(const Operand& a_given, const Operand& b_given, const Operand& out, double alpha, double beta) {
-  if (out.size == 0) return;
-  std::optional<Scratch> copy_of_a, copy_of_b;
-  const Operand a = readable(a_given, copy_of_a), b = readable(b_given, copy_of_b);
-  const size_t dims = out.shape.size();
-  Shape batch_shape(out.shape.begin(), out.shape.end() - 2);
-  // Batch axes of all three, joined where strides allow it.
-  auto batch_of = [&](const Operand& x) {
-    Operand o = x;
-    o.shape = batch_shape;
-    o.strides = Strides(x.strides.begin(), x.strides.end() - 2);
-    for (size_t i = 0; i < batch_shape.size(); ++i)
-      if (x.shape[i] == 1) o.strides[i] = 0;
-    return o;
+// A row-contiguous copy if the libraries could not read the matrix. What is only repeated is copied once.
+void make_readable(Work& w, Matrix& x, Batch::Which which, std::optional<Scratch>& owner) {
+  if (x.by_rows() || x.by_columns()) return;
+  Operand from;
+  from.data = const_cast<void*>(x.data);
+  from.dtype = w.dtype;
+  from.row_contiguous = false;
+  from.size = 1;
+  auto push = [&](int64_t extent, int64_t stride) {
+    from.shape.push_back(extent);
+    from.strides.push_back(stride);
+    from.size *= extent;
   };
-  const Operand batches[] = {batch_of(a), batch_of(b), batch_of(out)};
-  Space space = joined(batch_shape, batches);
-  Matrices ma{static_cast<char*>(a.data), a.dtype.size(),      a.shape[dims - 2], a.shape[dims - 1],
-              a.strides[dims - 2],        a.strides[dims - 1], space.strides[0]};
-  Matrices mb{static_cast<char*>(b.data), b.dtype.size(),      b.shape[dims - 2], b.shape[dims - 1],
-              b.strides[dims - 2],        b.strides[dims - 1], space.strides[1]};
-  int64_t m = ma.rows, n = mb.cols, k = ma.cols;
-  // One b for all: the batch is more rows of one product.
-  if (space.extents.size() == 1 && space.extents[0] > 1 && mb.batch[0] == 0 && ma.by_rows() &&
-      ma.batch[0] == (m == 1 ? ma.batch[0] : ma.row * m)) {
-    if (m == 1) ma.row = ma.batch[0];
-    m *= space.extents[0];
-    ma.rows = m;
-    if (ma.by_rows()) {
-      space.extents[0] = 1;
-      ma.batch[0] = 0;
-      space.strides[2][0] = 0;
-    } else {
-      m /= space.extents[0];
-      ma.rows = m;
+  for (size_t i = w.axes.size(); i-- > 0;)
+    if (const Axis& axis = w.axes[i]; axis.stride[which] != 0) push(axis.extent, axis.stride[which]);
+  push(x.rows, x.row);
+  push(x.cols, x.col);
+  owner.emplace(static_cast<size_t>(from.size * w.dtype.size()));
+  copy(from, Operand{owner->as<void>(), from.shape, row_strides(from.shape), w.dtype, true, from.size});
+  int64_t step = x.rows * x.cols;
+  for (Axis& axis : w.axes)
+    if (axis.stride[which] != 0) {
+      axis.stride[which] = step;
+      step *= axis.extent;
     }
-  }
-  const cudaDataType type = type_of(out.dtype);
-  const cublasComputeType_t compute = type == CUDA_R_64F ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F;
-  const float alpha_f = static_cast<float>(alpha), beta_f = static_cast<float>(beta);
-  const std::complex<float> alpha_c = alpha_f, beta_c = beta_f;
-  const void* alpha_p = type == CUDA_R_64F   ? static_cast<const void*>(&alpha)
-                        : type == CUDA_C_32F ? static_cast<const void*>(&alpha_c)
-                                             : &alpha_f;
-  const void* beta_p = type == CUDA_R_64F   ? static_cast<const void*>(&beta)
-                       : type == CUDA_C_32F ? static_cast<const void*>(&beta_c)
-                                            : &beta_f;
-  // The last batch axis goes into one call. cuBLAS has columns first: it computes the transposed product.
-  const size_t axes = space.extents.size();
-  const int64_t inner = space.extents[axes - 1], calls = space.size() / inner;
-  for (int64_t call = 0; call < calls; ++call) {
-    int64_t at[3] = {}, rest = call;
-    for (size_t d = axes - 1; d-- > 0; rest /= space.extents[d])
-      for (int x = 0; x < 3; ++x)
-        at[x] += rest % space.extents[d] *
-                 (x == 0   ? ma.batch[d]
-                  : x == 1 ? mb.batch[d]
-                           : space.strides[2][d]);
-    cublas().require(
-        cublas().gemm(cublas().handle, mb.by_rows() ? CUBLAS_OP_N : CUBLAS_OP_T,
-                      ma.by_rows() ? CUBLAS_OP_N : CUBLAS_OP_T, n, m, k, alpha_p, mb.data + at[1] * mb.item,
-                      type, mb.leading(), mb.batch[axes - 1], ma.data + at[0] * ma.item, type, ma.leading(),
-                      ma.batch[axes - 1], beta_p, static_cast<char*>(out.data) + at[2] * ma.item, type, n,
-                      space.strides[2][axes - 1], inner, compute, CUBLAS_GEMM_DEFAULT),
-        "a matrix product");
+  x = {owner->as<void>(), x.rows, x.cols, x.cols, 1};
+}
+
+// Calls f with the addresses of each item of some axes: a, b, c and out.
+template <class F>
+void for_each_item(const Work& w, const Axes& axes, F&& f) {
+  const int64_t items = size_of(axes), bytes = w.dtype.size();
+  for (int64_t item = 0; item < items; ++item) {
+    int64_t at[Batch::kOperands] = {}, rest = item;
+    for (const Axis& axis : axes) {
+      for (int x = 0; x < Batch::kOperands; ++x) at[x] += rest % axis.extent * axis.stride[x] * bytes;
+      rest /= axis.extent;
+    }
+    auto moved = [&](const void* p, int64_t by) { return p ? static_cast<const char*>(p) + by : nullptr; };
+    f(moved(w.a.data, at[0]), moved(w.b.data, at[1]), moved(w.c.data, at[2]),
+      static_cast<char*>(w.out) + at[3]);
   }
 }
 
-void fill_zero(const Operand& out) {
-  check(cudaMemsetAsync(out.data, 0, static_cast<size_t>(out.size * out.dtype.size()), gpu().stream),
-        "cudaMemset");
+// The inner axes, as kernels of our own take them; `rest` gets the others.
+Batch inner_batch(const Axes& axes, Axes& rest) {
+  Batch batch;
+  batch.axes = static_cast<int>(std::min<size_t>(axes.size(), Batch::kMostAxes));
+  for (size_t i = 0; i < axes.size(); ++i) {
+    if (i >= Batch::kMostAxes) {
+      rest.push_back(axes[i]);
+      continue;
+    }
+    const size_t at = static_cast<size_t>(batch.axes) - 1 - i;
+    batch.extent[at] = axes[i].extent;
+    for (int x = 0; x < Batch::kOperands; ++x) batch.stride[x][at] = axes[i].stride[x];
+  }
+  return batch;
 }
 
-void run_matmul(const KernelCall& call) {
-  const Operand& out = call.out[0];
+void by_plain_kernel(const Work& w) {
+  Axes rest;
+  Product p{w.dtype,       w.m(), w.n(),     w.k(),   w.a.strided(), w.b.strided(),
+            w.c.strided(), w.out, w.out_row, w.alpha, w.beta,        inner_batch(w.axes, rest)};
+  for_each_item(w, rest, [&](const void* a, const void* b, const void* c, void* out) {
+    p.a.data = a, p.b.data = b, p.c.data = c, p.out = out;
+    plain_product(p);
+  });
+}
+
+// Few rows, or one column, which is few rows of the transposed product. False if W could not be read in whole
+// packs.
+bool by_skinny_kernel(const Work& w) {
+  if (w.dtype == float64 || w.dtype == complex64 || (w.m() > kMostSkinnyRows && w.n() > 1)) return false;
+  const bool turn = w.n() == 1 && w.m() > 1;
+  const Matrix x = turn ? w.b.turned() : w.a, c = turn ? w.c.turned() : w.c;
+  Matrix weights = turn ? w.a.turned() : w.b;
+  if (weights.rows == 1) weights.row = 1;
+  if (weights.cols == 1) weights.col = 1;
+  if (weights.row != 1 && weights.col != 1) return false;
+  Axes rest;
+  Skinny p;
+  p.dtype = w.dtype;
+  p.rows = x.rows, p.n = weights.cols, p.k = w.k();
+  p.x = x.strided(), p.w = weights.strided(), p.c = c.strided();
+  p.out_row = turn ? 1 : w.out_row, p.out_col = turn ? w.out_row : 1;
+  p.alpha = static_cast<float>(w.alpha), p.beta = static_cast<float>(w.beta);
+  p.batch = inner_batch(w.axes, rest);
+  if (turn) std::swap(p.batch.stride[Batch::of_a], p.batch.stride[Batch::of_b]);
+  for_each_item(w, rest, [&](const void* a, const void* b, const void* c, void* out) {
+    p.x.data = turn ? b : a, p.w.data = turn ? a : b, p.c.data = c, p.out = out;
+    skinny_product(p);
+  });
+  return true;
+}
+
+// c where the library reads it, or, if it cannot, copied to where the result goes.
+void prepare_c(Work& w, Gemm& g, const Operand* c, const Operand& out, const Axis& inner) {
+  if (w.beta == 0) return;
+  bool row_for_all = (w.c.row == 0 || w.m() == 1) && (w.c.col == 1 || w.n() == 1) && w.beta == 1;
+  for (const Axis& axis : w.axes) row_for_all = row_for_all && axis.stride[Batch::of_c] == 0;
+  if (row_for_all && w.dtype != float64 && w.dtype != complex64) {
+    g.bias = w.c.data;
+    g.beta = 0;
+    return;
+  }
+  if ((w.c.col == 1 || w.n() == 1) && (w.m() == 1 || w.c.row >= w.n())) {
+    g.c = {w.c.data, std::max(w.m() == 1 ? int64_t{1} : w.c.row, w.n()), false, inner.stride[Batch::of_c]};
+    return;
+  }
+  copy(*c, out);
+  for (Axis& axis : w.axes) axis.stride[Batch::of_c] = axis.stride[Batch::of_out];
+  w.c.data = w.out;
+  g.c = {w.out, g.ldo, false, g.out_batch};
+}
+
+void by_gemm(Work& w, const Operand* c, const Operand& out) {
+  // The longest axis is in the call, the others are a loop of calls.
+  Axis inner{1, {}};
+  size_t longest = 0;
+  for (size_t i = 1; i < w.axes.size(); ++i)
+    if (w.axes[i].extent > w.axes[longest].extent) longest = i;
+  if (!w.axes.empty()) inner = w.axes[longest];
+  Gemm g;
+  g.dtype = w.dtype;
+  g.m = w.m(), g.n = w.n(), g.k = w.k();
+  g.a = w.a.dense(inner.stride[Batch::of_a]);
+  g.b = w.b.dense(inner.stride[Batch::of_b]);
+  g.out = w.out, g.ldo = w.out_row, g.out_batch = inner.stride[Batch::of_out];
+  g.alpha = w.alpha, g.beta = w.beta;
+  g.batch = inner.extent;
+  prepare_c(w, g, c, out, inner);
+  Axes rest;
+  for (size_t i = 0; i < w.axes.size(); ++i)
+    if (i != longest) rest.push_back(w.axes[i]);
+  for_each_item(w, rest, [&](const void* a, const void* b, const void* of_c, void* to) {
+    g.a.data = a, g.b.data = b, g.out = to;
+    if (g.beta != 0) g.c.data = of_c;
+    gemm(g);
+  });
+}
+
+void dispatch(const Operand& a, const Operand& b, const Operand* c, const Operand& out, double alpha,
+              double beta) {
   if (out.size == 0) return;
-  if (call.in[0].shape.back() == 0) return fill_zero(out);
-  multiply(call.in[0], call.in[1], out, 1, 0);
+  if (beta == 0) c = nullptr;
+  Work w{out.dtype,
+         matrix(a),
+         matrix(b),
+         {},
+         out.data,
+         out.shape.back(),
+         alpha,
+         c ? beta : 0,
+         joined_axes(a, b, c, out),
+         {},
+         {}};
+  if (c) w.c = matrix(*c);
+  if (w.k() == 0) return by_plain_kernel(w);
+  fold_batch(w);
+  if (by_skinny_kernel(w)) return;
+  // A copy costs more than the slower kernel where there is little to do.
+  constexpr int64_t kLittle = int64_t{1} << 20;
+  const bool readable = (w.a.by_rows() || w.a.by_columns()) && (w.b.by_rows() || w.b.by_columns());
+  if (!readable && w.m() * w.n() * w.k() <= kLittle / size_of(w.axes)) return by_plain_kernel(w);
+  make_readable(w, w.a, Batch::of_a, w.copy_of_a);
+  make_readable(w, w.b, Batch::of_b, w.copy_of_b);
+  if (by_skinny_kernel(w)) return;
+  by_gemm(w, c, out);
 }
+
+void run_matmul(const KernelCall& call) { dispatch(call.in[0], call.in[1], nullptr, call.out[0], 1, 0); }
 
 void run_addmm(const KernelCall& call) {
   const auto& p = static_cast<const Addmm&>(call.primitive);
-  const Operand& out = call.out[0];
-  if (out.size == 0) return;
-  const bool reads_c = p.beta != 0;
-  if (reads_c) copy(call.in[0], out);
-  if (call.in[1].shape.back() == 0 && !reads_c) return fill_zero(out);
-  multiply(call.in[1], call.in[2], out, p.alpha, reads_c ? p.beta : 0);
+  dispatch(call.in[1], call.in[2], &call.in[0], call.out[0], p.alpha, p.beta);
 }
 
 }  // namespace
+
+void multiply(const Operand& a, const Operand& b, const Operand& out) { dispatch(a, b, nullptr, out, 1, 0); }
+
+void multiply_transposed(const Operand& a, const Operand& b, const Operand& out) {
+  Operand turned = b;
+  const size_t n = b.shape.size();
+  std::swap(turned.shape[n - 2], turned.shape[n - 1]);
+  std::swap(turned.strides[n - 2], turned.strides[n - 1]);
+  turned.row_contiguous = false;
+  multiply(a, turned, out);
+}
 
 void register_matmul(KernelTable& t) {
   t.add<Matmul>({&run_matmul});

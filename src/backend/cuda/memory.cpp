@@ -2,9 +2,14 @@
 
 #include <algorithm>
 
+#include "backend/cuda/launch.h"
 #include "backend/cuda/runtime.h"
+#include "backend/cuda/staging.h"
 #include "core/allocator.h"
 #include "core/block_pool.h"
+#ifdef LAZULI_EMULATED
+#include "backend/cuda/emulation/memory_bounds.h"
+#endif
 
 namespace lazuli::cuda {
 
@@ -19,7 +24,10 @@ void* take(size_t bytes) {
   cudaGetLastError();
   return nullptr;
 }
-void give(void* data) { cudaFreeAsync(data, gpu().stream); }
+void give(void* data) {
+  flush();  // kernels that use it
+  cudaFreeAsync(data, gpu().stream);
+}
 
 detail::BlockPool& pool() {
   static detail::BlockPool& p = [&]() -> detail::BlockPool& {
@@ -32,6 +40,12 @@ detail::BlockPool& pool() {
 }
 
 void destroy(Buffer* b) {
+#ifdef LAZULI_EMULATED
+  if (emulation::kBounds) {
+    flush();
+    emulation::unbound(b->data);
+  }
+#endif
   if (b->data) pool().give(b->data, b->bytes);
   b->~Buffer();
   Headers::give(b);
@@ -39,9 +53,17 @@ void destroy(Buffer* b) {
 
 }  // namespace
 
+void open_pool() { pool(); }
+
 Buffer* allocate(size_t bytes) {
   // Kernels may read and write whole vectors of what is empty: a block is never null.
   void* data = pool().take(std::max<size_t>(bytes, 1));
+#ifdef LAZULI_EMULATED
+  if (emulation::kBounds) {
+    flush();
+    emulation::bound(data, bytes);
+  }
+#endif
   auto* b = new (Headers::take()) Buffer;
   b->place = Device::gpu;
   b->bytes = std::max<size_t>(bytes, 1);
@@ -50,23 +72,31 @@ Buffer* allocate(size_t bytes) {
   return b;
 }
 
-Buffer* copy_in(const Buffer& from) {
-  Buffer* to = allocate(from.bytes);
-  // The driver has taken the bytes of pageable memory when this returns.
-  const cudaError_t status =
-      cudaMemcpyAsync(to->data, from.data, from.bytes, cudaMemcpyHostToDevice, gpu().stream);
-  if (status != cudaSuccess) detail::release(to);
-  check(status, "a copy to the GPU");
+// A buffer for a copy, which is made by `copy`.
+template <class F>
+Buffer* copied(Buffer* to, F copy) {
+  try {
+    copy(to->data);
+  } catch (...) {
+    detail::release(to);
+    throw;
+  }
   return to;
 }
 
+Buffer* copy_in(const Buffer& from) {
+  return copied(allocate(from.bytes), [&](void* to) {
+    flush();
+    copy_to_gpu(to, from.data, from.bytes);
+  });
+}
+
 Buffer* copy_out(const Buffer& from) {
-  Buffer* to = detail::allocate(from.bytes);
-  cudaError_t status = cudaMemcpyAsync(to->data, from.data, from.bytes, cudaMemcpyDeviceToHost, gpu().stream);
-  if (status == cudaSuccess) status = cudaStreamSynchronize(gpu().stream);
-  if (status != cudaSuccess) detail::release(to);
-  check(status, "a copy from the GPU");
-  return to;
+  return copied(detail::allocate(from.bytes), [&](void* to) {
+    const uint64_t submitted = flush();
+    copy_to_host(to, from.data, from.bytes);
+    check_faults(submitted, [](uint64_t, bool awaited) { return !awaited; });
+  });
 }
 
 }  // namespace lazuli::cuda

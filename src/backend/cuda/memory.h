@@ -5,6 +5,8 @@
 
 namespace lazuli::cuda {
 
+// From here on the pool's limits and statistics can be asked for.
+void open_pool();
 detail::Buffer* allocate(size_t bytes);
 detail::Buffer* copy_in(const detail::Buffer& from);
 detail::Buffer* copy_out(const detail::Buffer& from);

@@ -1,6 +1,8 @@
 #include "backend/cuda/runtime.h"
 
+#include <cstdlib>
 #include <stdexcept>
+#include <string_view>
 
 #include "lazuli/memory.h"
 
@@ -21,6 +23,15 @@ void check(cudaError_t status, const char* what) {
 }
 
 const Gpu& gpu() { return the_gpu; }
+
+bool is_set(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value && *value && std::string_view(value) != "0";
+}
+bool verbose() {
+  static const bool v = is_set("LAZULI_CUDA_VERBOSE");
+  return v;
+}
 
 bool open_gpu(std::string& why_not) {
   int count = 0;

@@ -23,6 +23,11 @@ struct Gpu {
 };
 const Gpu& gpu();
 
+// Is the environment variable set, to anything but 0?
+bool is_set(const char* variable);
+// LAZULI_CUDA_VERBOSE: what was refused and done another way is told on stderr.
+bool verbose();
+
 // Sets `found`, or says why there is no GPU.
 bool open_gpu(std::string& why_not);
 
