@@ -1,6 +1,10 @@
 # The CUDA backend. Programs need no CUDA to start: the runtime is linked statically, and NVRTC and the other
 # libraries are looked for when a GPU is first used.
 find_package(CUDAToolkit 13 REQUIRED)
+if(NOT LAZULI_CUDNN_INCLUDE)
+  message(FATAL_ERROR "LAZULI_CUDA needs the headers of cuDNN 9 (cudnn_backend.h): LAZULI_CUDNN_INCLUDE names their folder, "
+                      "LAZULI_CUDA=OFF builds without the GPU")
+endif()
 
 # Machine code for these architectures, PTX for newer ones. Code for 80 and 90 also runs on 86, 87 and 89.
 # CUDAARCHS in the environment, or CMAKE_CUDA_ARCHITECTURES, names others: one takes half the time.
@@ -29,7 +33,7 @@ set_target_properties(lazuli_cuda_kernels PROPERTIES POSITION_INDEPENDENT_CODE $
 file(GLOB LAZULI_CUDA_SOURCES CONFIGURE_DEPENDS src/backend/cuda/*.cpp)
 target_sources(lazuli PRIVATE ${LAZULI_CUDA_SOURCES} $<TARGET_OBJECTS:lazuli_cuda_kernels>)
 target_compile_definitions(lazuli PRIVATE LAZULI_CUDA=1)
-target_include_directories(lazuli SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+target_include_directories(lazuli SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS} ${LAZULI_CUDNN_INCLUDE})
 target_link_libraries(lazuli PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
 set(LAZULI_PC_CUDA "-L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -lrt -ldl")
 lazuli_write_families(cuda)

@@ -216,7 +216,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog=__doc__.partition("\n\n")[2],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="", help="names or beginnings of names, with commas between (default: all)")
-    parser.add_argument("--program", type=Path, default=ROOT / "build/release/benchmarks/lazuli_gpu_bench")
+    parser.add_argument("--program", type=lambda p: Path(p).resolve(), default=ROOT / "build/release/benchmarks/lazuli_gpu_bench")
     parser.add_argument("--python", default=sys.executable, help="the one with PyTorch and JAX")
     parser.add_argument("--out", type=Path, default=ROOT / "build/gpu_bench")
     parser.add_argument("--rounds", type=int, default=1)
