@@ -18,8 +18,9 @@ namespace lazuli::cuda {
 constexpr int kDecodeThreads = 128, kDecodeWarps = kDecodeThreads / kWarp;
 // Blocks of rows whose keys may be split: one counter each.
 constexpr int kDecodeCounters = 1024;
+constexpr int kMostSplits = 128;
 
-// Parts of a split: of each row the maximum, the sum and the result, not yet divided.
+// How keys are split. `parts`: of each split and row the values, not yet divided, then the maxima and sums.
 struct DecodeParts {
   float* parts;       // null: there is one split
   uint32_t* arrived;  // of each block of rows; zero before and after each kernel
@@ -161,8 +162,8 @@ __global__ void __launch_bounds__(kDecodeThreads)
   for (int o = kRows * kEach; o < kLanes; o *= 2) sum += __shfl_xor_sync(all, sum, o);
 
   // All groups of the block meet in shared memory.
-  constexpr int kFeatures = kLanes * 8;
-  __shared__ float tops[kSlots][kRows], sums[kSlots][kRows];
+  constexpr int kFeatures = kLanes * 8, kQuads = kFeatures / 4;
+  __shared__ float tops[kSlots][kRows], sums[kSlots][kRows], row_tops[kRows], row_sums[kRows];
   __shared__ float outs[kSlots][kRows][kFeatures];
   if (in_group % kEach == 0 && my_key == 0) tops[slot][my_row] = m, sums[slot][my_row] = sum;
 #pragma unroll
@@ -173,41 +174,58 @@ __global__ void __launch_bounds__(kDecodeThreads)
           make_float4(out[r][i], out[r][i + 1], out[r][i + 2], out[r][i + 3]);
   __syncthreads();
 
-  // Writes row r of the problem's result, of which the calling thread has feature f.
-  auto finish = [&](int r, int f, float value, float top, float total) {
+  auto sink_of = [&](int64_t row) {
+    if (!job.sinks || row >= job.rows) return lowest;
+    return static_cast<const float*>(
+        job.sinks)[batch * job.sinks_at[0] + AttentionRow(job, kv_head, row).head * job.sinks_at[1]];
+  };
+  // Features f to f + 3 of row r of the block.
+  auto finish = [&](int r, int f, float4 value) {
     const AttentionRow row(job, kv_head, first_row + r);
     const int64_t to = (batch * job.heads + row.head) * job.queries + row.query;
-    static_cast<Q*>(job.out)[to * job.value_dims + f] = to_memory<Q>(total == 0 ? 0.0f : value / total);
-    if (job.norm && f == 0) static_cast<float*>(job.norm)[to] = top + logf(total);
+    const float by = row_sums[r] == 0 ? 0.0f : 1.0f / row_sums[r];  // 0: no key may be seen
+    lane::Pack<Q, 4> pack{{to_memory<Q>(value.x * by), to_memory<Q>(value.y * by), to_memory<Q>(value.z * by),
+                           to_memory<Q>(value.w * by)}};
+    *reinterpret_cast<lane::Pack<Q, 4>*>(static_cast<Q*>(job.out) + to * job.value_dims + f) = pack;
+    if (job.norm && f == 0) static_cast<float*>(job.norm)[to] = row_tops[r] + logf(row_sums[r]);
   };
-  auto sink_of = [&](int r) {
-    return static_cast<const float*>(
-        job.sinks)[batch * job.sinks_at[0] +
-                   AttentionRow(job, kv_head, first_row + r).head * job.sinks_at[1]];
+  auto add = [](float4& sum, float by, const float4& x) {
+    sum.x = fmaf(by, x.x, sum.x), sum.y = fmaf(by, x.y, sum.y);
+    sum.z = fmaf(by, x.z, sum.z), sum.w = fmaf(by, x.w, sum.w);
   };
-  const int stride = job.value_dims + 2;
-  for (int at = threadIdx.x; at < kRows * kFeatures; at += kDecodeThreads) {
-    const int r = at / kFeatures, f = at % kFeatures;
-    if (f >= job.value_dims || first_row + r >= job.rows) continue;
-    float top = lowest, total = 0, value = 0;
-    if (job.sinks && split.splits == 1) top = sink_of(r);
-    const float sink = top;
+
+  if (threadIdx.x < kRows) {
+    const int r = threadIdx.x;
+    const float sink = split.splits == 1 ? sink_of(first_row + r) : lowest;
+    float top = sink;
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) top = larger(top, tops[i][r]);
     const float shift = top == lowest ? 0.0f : top;
-    if (sink != lowest) total = expf(sink - shift);
+    float total = expf(sink - shift);
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
       const float by = expf(tops[i][r] - shift);
-      total += by * sums[i][r];
-      value += by * outs[i][r][f];
+      total = fmaf(by, sums[i][r], total);
+      tops[i][r] = by;  // what the group's sum is to be multiplied by
     }
+    row_tops[r] = top, row_sums[r] = total;
+  }
+  __syncthreads();
+  // Of each split of a block of rows: maxima and sums, and the values, which need no alignment beyond theirs.
+  const int64_t all_parts = static_cast<int64_t>(gridDim.x) * kRows,
+                my_part = (unit * split.splits + part) * kRows;
+  float2* const numbers = reinterpret_cast<float2*>(split.parts + all_parts * job.value_dims);
+  for (int at = threadIdx.x; at < kRows * kQuads; at += kDecodeThreads) {
+    const int r = at / kQuads, f = at % kQuads * 4;
+    if (f >= job.value_dims || first_row + r >= job.rows) continue;
+    float4 value = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int i = 0; i < kSlots; ++i) add(value, tops[i][r], *reinterpret_cast<const float4*>(&outs[i][r][f]));
     if (split.splits == 1) {
-      finish(r, f, value, top, total);
+      finish(r, f, value);
     } else {
-      float* to = split.parts + ((unit * split.splits + part) * kRows + r) * stride;
-      if (f == 0) to[0] = top, to[1] = total;
-      to[2 + f] = value;
+      *reinterpret_cast<float4*>(split.parts + (my_part + r) * job.value_dims + f) = value;
+      if (f == 0) numbers[my_part + r] = make_float2(row_tops[r], row_sums[r]);
     }
   }
   if (split.splits == 1) return;
@@ -222,22 +240,44 @@ __global__ void __launch_bounds__(kDecodeThreads)
   __syncthreads();
   if (!last) return;
   publish();
-  for (int at = threadIdx.x; at < kRows * kFeatures; at += kDecodeThreads) {
-    const int r = at / kFeatures, f = at % kFeatures;
-    if (f >= job.value_dims || first_row + r >= job.rows) continue;
-    const volatile float* parts = split.parts + (unit * split.splits * kRows + r) * stride;
-    const float sink = job.sinks ? sink_of(r) : lowest;
-    float top = sink, total = 0, value = 0;
-    for (int i = 0; i < split.splits; ++i) top = larger(top, parts[i * kRows * stride]);
-    const float shift = top == lowest ? 0.0f : top;
-    if (sink != lowest) total = expf(sink - shift);
-    for (int i = 0; i < split.splits; ++i) {
-      const volatile float* p = parts + i * kRows * stride;
-      const float by = expf(p[0] - shift);
-      total += by * p[1];
-      value += by * p[2 + f];
+  __shared__ float weights[kMostSplits][kRows];
+  const int64_t first_part = unit * split.splits * kRows;
+  for (int r = warp; r < kRows; r += kDecodeWarps) {
+    if (first_row + r >= job.rows) continue;
+    constexpr int kTurns = kMostSplits / kWarp;
+    float2 mine_of[kTurns];
+    const float sink = sink_of(first_row + r);
+    float top = sink;
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i) {
+      const int at = i * kWarp + lane;
+      mine_of[i] = make_float2(lowest, 0);
+      if (at < split.splits) mine_of[i] = __ldcg(&numbers[first_part + at * kRows + r]);
+      top = larger(top, mine_of[i].x);
     }
-    finish(r, f, value, top, total);
+    top = warp_max(top);
+    const float shift = top == lowest ? 0.0f : top;
+    float total = 0;
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i) {
+      const float by = expf(mine_of[i].x - shift);
+      total = fmaf(by, mine_of[i].y, total);
+      weights[i * kWarp + lane][r] = by;
+    }
+    total = warp_sum(total) + expf(sink - shift);
+    if (lane == 0) row_tops[r] = top, row_sums[r] = total;
+  }
+  __syncthreads();
+  for (int at = threadIdx.x; at < kRows * kQuads; at += kDecodeThreads) {
+    const int r = at / kQuads, f = at % kQuads * 4;
+    if (f >= job.value_dims || first_row + r >= job.rows) continue;
+    const float* from = split.parts + (first_part + r) * job.value_dims + f;
+    float4 value = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+    for (int i = 0; i < split.splits; ++i)
+      add(value, weights[i][r],
+          __ldcg(reinterpret_cast<const float4*>(from + static_cast<int64_t>(i) * kRows * job.value_dims)));
+    finish(r, f, value);
   }
 }
 
@@ -249,7 +289,7 @@ void launch_attention_decode(const AttentionJob& job, const K& keys, const V& va
   // Enough blocks to fill the processors several times, but no part so short that joining costs more.
   constexpr int64_t kLeast = 64;
   const int64_t wanted = (4 * gpu().processors + units - 1) / units;
-  int64_t splits = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, job.keys / kLeast));
+  int64_t splits = std::clamp<int64_t>(wanted, 1, std::clamp<int64_t>(job.keys / kLeast, 1, kMostSplits));
   if (units > kDecodeCounters) splits = 1;
   const int64_t part = (job.keys + splits - 1) / std::max<int64_t>(splits, 1);
   if (part > 0) splits = std::max<int64_t>(1, (job.keys + part - 1) / part);
