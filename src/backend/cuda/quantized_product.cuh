@@ -1,4 +1,4 @@
-// The kernel of products with quantized matrices by rows. A warp has 16 rows of weights and steps of 256
+// Products with quantized matrices by rows: the kernel for what quantized_stream.cuh does not take. A warp has 16 rows of weights and steps of 256
 // columns: steps come through shared memory, a few ahead, and become halves in registers; warps of a block
 // share the columns among them and add up at the end, in order. Included by a file for each dtype of x.
 #pragma once
@@ -8,13 +8,13 @@
 #include "backend/cuda/launch.h"
 #include "backend/cuda/memory.h"
 #include "backend/cuda/quantized.h"
+#include "backend/cuda/quantized_stream.cuh"
 
 namespace lazuli::cuda {
 
 namespace {
 
-constexpr int kWeightRows = 16, kColumns = 8, kAhead = 3, kMostWarps = 8;
-constexpr int kColumnBytes = kWarp * 16 + 64;  // of x of a step; lanes of two columns hit different banks
+constexpr int kAhead = 3;
 
 // Bytes of a step of a row, and how far apart rows lie in shared memory: so that lanes which read 4 to 16
 // bytes each, four to a row, hit different banks.
@@ -266,13 +266,17 @@ void launch_rows(const QuantizedProductCall& call) {
 template <class X>
 void quantized_product(const QuantizedProductCall& call) {
   const QuantizedFormat& f = call.format;
-  if (f.codes == Codes::e4m3) return launch_rows<TileFormat<8, Codes::e4m3, false>, X>(call);
+  if (f.codes == Codes::e4m3) {
+    using F = TileFormat<8, Codes::e4m3, false>;
+    return stream<F, X>(call) ? void() : launch_rows<F, X>(call);
+  }
   if (f.codes == Codes::e2m1) {
     if (f.scales == Scales::e4m3) return launch_rows<TileFormat<4, Codes::e2m1, true>, X>(call);
-    return launch_rows<TileFormat<4, Codes::e2m1, false>, X>(call);
+    using F = TileFormat<4, Codes::e2m1, false>;
+    return stream<F, X>(call) ? void() : launch_rows<F, X>(call);
   }
-  if (f.bits == 4) return launch_rows<TileFormat<4, Codes::integers, false>, X>(call);
-  if (f.bits == 8) return launch_rows<TileFormat<8, Codes::integers, false>, X>(call);
+  if (f.bits == 4 && stream<TileFormat<4, Codes::integers, false>, X>(call)) return;
+  if (f.bits == 8 && stream<TileFormat<8, Codes::integers, false>, X>(call)) return;
   launch_rows<TileFormat<0, Codes::integers, false>, X>(call);
 }
 
