@@ -143,6 +143,27 @@ TEST(Quantized, ProductsByRowsAndColumns) {
     }
 }
 
+// So many rows and columns that a kernel on the GPU goes over them in turns.
+TEST(Quantized, LargeMatrices) {
+  for (const Case& c : {Case{"affine", 4, 64}, Case{"affine", 4, 32}, Case{"affine", 8, 128},
+                        Case{"mxfp4", 4, 32}, Case{"mxfp8", 8, 32}})
+    for (Dtype dtype : {float32, float16, bfloat16})
+      for (auto [rows, columns] : {std::pair{24, 2560}, std::pair{9001, 256}}) {
+        SCOPED_TRACE(name_of(c) + ", " + std::to_string(rows) + " x " + std::to_string(columns) + ", " +
+                     std::string(dtype_name(dtype)));
+        const Matrix m(c, astype(random_array({rows, columns}, float32, 3), dtype));
+        array x = astype(random_array({2, columns}), dtype);
+        // The sums are made in float32 from unrounded values.
+        auto exact = [](const array& a) { return a.dtype() == uint8 ? a : astype(a, float32); };
+        const array values =
+            dequantize(m.parts[0], exact(m.parts[1]),
+                       m.biases ? std::optional(exact(*m.biases)) : std::nullopt, c.group, c.bits, c.mode);
+        array got = quantized_matmul(x, m.parts[0], m.parts[1], m.biases, true, c.group, c.bits, c.mode);
+        expect_close(got, matmul(astype(x, float64), transpose(astype(values, float64))),
+                     2 * unit(got.dtype()) + 1e-4);
+      }
+}
+
 TEST(Quantized, AllPairsOfDtypes) {
   const Case c{"affine", 4, 64};
   for (Dtype of_w : {float32, float16, bfloat16})

@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
   // All groups of the block meet in shared memory.
   constexpr int kFeatures = kLanes * 8, kQuads = kFeatures / 4;
   __shared__ float tops[kSlots][kRows], sums[kSlots][kRows], row_tops[kRows], row_sums[kRows];
-  __shared__ alignas(16) float outs[kSlots][kRows][kFeatures];
+  alignas(16) __shared__ float outs[kSlots][kRows][kFeatures];
   if (in_group % kEach == 0 && my_key == 0) tops[slot][my_row] = m, sums[slot][my_row] = sum;
 #pragma unroll
   for (int r = 0; r < kRows; ++r)

@@ -18,8 +18,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kAlone = 16;  // items of a gathered product that each read their weights by themselves
-constexpr int kDirectChunks[] = {6, 12};  // chunks that are multiplied without expanding; of float32
-constexpr int kColumnRows = 4;            // rows of x that a thread multiplies by columns
+constexpr int kDirectRows[] = {48, 24};  // rows that are multiplied without expanding; of float32
+constexpr int kColumnRows = 4;           // rows of x that a thread multiplies by columns
 
 unsigned blocks_for(int64_t threads) {
   return static_cast<unsigned>(std::min<int64_t>((threads + kThreads - 1) / kThreads, int64_t{1} << 20));
@@ -201,11 +201,11 @@ void run_quantized_matmul(const KernelCall& call) {
   rows.length = x.shape.back();
   rows.m = rows.work = out.size / out.shape.back();
 #ifndef LAZULI_EMULATED
-  if (rows.work > (p.transposed ? kDirectChunks[x.dtype == float32] * rows_in_chunk(x.dtype) : kColumnRows))
+  if (rows.work > (p.transposed ? kDirectRows[x.dtype == float32] : kColumnRows))
     return expanded(p.format, p.transposed, x, w, out);
 #endif
   if (!p.transposed) return by_columns(p.format, rows, w, chunks_of(rows.work, kColumnRows), out, nullptr);
-  const int most = rows_in_chunk(x.dtype);
+  const int most = rows_in_chunk(x.dtype, rows.length);
   by_rows(p.format, rows, w, chunks_of(rows.work, most), static_cast<int>(std::min<int64_t>(rows.work, most)),
           out, nullptr);
 }
@@ -232,7 +232,7 @@ void run_gather_qmm(const KernelCall& call) {
   rows.gathered = true;
   // Many items of one row are brought together by matrix; others stay by themselves.
   const bool together = rhs.size > kAlone && rows.m == 1;
-  const int most = p.transposed ? rows_in_chunk(x.dtype) : kColumnRows;
+  const int most = p.transposed ? rows_in_chunk(x.dtype, rows.length) : kColumnRows;
   std::optional<GroupedRows> grouped;
   int64_t chunks;
   if (together) {

@@ -1,6 +1,7 @@
-// Products with quantized matrices by rows: the kernel for what quantized_stream.cuh does not take. A warp has 16 rows of weights and steps of 256
-// columns: steps come through shared memory, a few ahead, and become halves in registers; warps of a block
-// share the columns among them and add up at the end, in order. Included by a file for each dtype of x.
+// Products with quantized matrices by rows: the kernel for what quantized_stream.cuh does not take. A warp
+// has 16 rows of weights and steps of 256 columns: steps come through shared memory, a few ahead, and become
+// halves in registers; warps of a block share the columns among them and add up at the end, in order.
+// Included by a file for each dtype of x.
 #pragma once
 
 #include <algorithm>
@@ -275,8 +276,11 @@ void quantized_product(const QuantizedProductCall& call) {
     using F = TileFormat<4, Codes::e2m1, false>;
     return stream<F, X>(call) ? void() : launch_rows<F, X>(call);
   }
+  if (f.bits == 8) {
+    using F = TileFormat<8, Codes::integers, false>;
+    return stream<F, X>(call) ? void() : launch_rows<F, X>(call);
+  }
   if (f.bits == 4 && stream<TileFormat<4, Codes::integers, false>, X>(call)) return;
-  if (f.bits == 8 && stream<TileFormat<8, Codes::integers, false>, X>(call)) return;
   launch_rows<TileFormat<0, Codes::integers, false>, X>(call);
 }
 

@@ -35,224 +35,288 @@ __device__ inline void read_words(const uint32_t* from, uint32_t* to) {
 
 // What a lane needs of a step, of the rows g and g + 8 of the 16: its elements, as they are, and the scales
 // and biases of all groups. Nothing is computed with them before they are used, so that nothing waits.
-template <class F, int kGroup, int kScaleBytes>
+template <class F, int kGroup, ScaleArray::Kind kKind>
 struct WeightStep {
-  static constexpr int kGroups = kStep / kGroup;         // of a step
-  static constexpr int kPerGroup = kGroup / 32;          // octets of a lane in a group
+  using Kind = ScaleArray::Kind;
+  static constexpr int kGroups = kStep / kGroup;           // of a step
+  static constexpr int kPerGroup = kGroup / 32;            // octets of a lane in a group
   static constexpr int kWords = kPerGroup * F::kBits / 4;  // of a lane in a group
-  static constexpr int kScaleWords = (kGroups * kScaleBytes + 3) / 4;
+  static constexpr int kScaleBytes = kKind == Kind::float32 ? 4 : kKind <= Kind::bfloat ? 2 : 1;
+  static constexpr int kScaleWords = kGroups * kScaleBytes / 4;
   uint32_t words[2][kGroups * kWords];
   uint32_t scales[2][kScaleWords], biases[2][kScaleWords];
 
-  // `rows`: the two, counted over all matrices. `whole`: scales of a step lie together and are aligned.
-  __device__ void load(const QuantizedMatrices& w, const int64_t (&rows)[2], int64_t step, bool whole) {
-    const int t = static_cast<int>(threadIdx.x) % 4;
-    const int64_t first = step * kGroups, left = w.groups - first;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const uint32_t* row = w.words + rows[h] * w.row_words;
-#pragma unroll
-      for (int j = 0; j < kGroups; ++j) {
-        uint32_t* to = words[h] + j * kWords;
-        if (j < left) {
-          read_words<kWords>(row + ((first + j) * 4 + t) * kWords, to);
-        } else {
-#pragma unroll
-          for (int k = 0; k < kWords; ++k) to[k] = 0;
-        }
-      }
-      read_scales(w.scales, rows[h] * w.groups + first, left, whole, scales[h]);
-      if constexpr (F::kAffine) read_scales(w.biases, rows[h] * w.groups + first, left, whole, biases[h]);
-    }
-  }
-
-  static __device__ float scale(const ScaleArray& of, const uint32_t (&words)[kScaleWords], int j) {
-    if constexpr (kScaleBytes == 4) return __uint_as_float(words[j]);
-    if constexpr (kScaleBytes == 1) {
-      const uint32_t bits = words[j / 4] >> (j % 4 * 8) & 0xff;
-      return of.kind == ScaleArray::Kind::e8m0 ? e8m0_decode(bits) : e4m3_decode(bits);
-    }
-    const uint32_t bits = j % 2 ? words[j / 2] >> 16 : words[j / 2] & 0xffff;
-    return of.kind == ScaleArray::Kind::bfloat ? __uint_as_float(bits << 16)
-                                               : lane::of_half(static_cast<uint16_t>(bits));
-  }
-
- private:
-  static __device__ void read_scales(const ScaleArray& from, int64_t at, int64_t left, bool whole,
-                                     uint32_t (&to)[kScaleWords]) {
-    const auto* bytes = static_cast<const uint8_t*>(from.data) + at * kScaleBytes;
-    if (whole) return read_words<kScaleWords>(reinterpret_cast<const uint32_t*>(bytes), to);
-#pragma unroll
-    for (int k = 0; k < kScaleWords; ++k) to[k] = 0;
-#pragma unroll
-    for (int j = 0; j < kGroups; ++j)
-      if (j < left) to[j * kScaleBytes / 4] |= from.bits(at + j) << (j * kScaleBytes % 4 * 8);
+  // Scale or bias j.
+  static __device__ float number(const uint32_t (&words)[kScaleWords], int j) {
+    if constexpr (kKind == Kind::float32) return __uint_as_float(words[j]);
+    if constexpr (kKind == Kind::half)
+      return lane::of_half(static_cast<uint16_t>(words[j / 2] >> (j % 2 * 16)));
+    if constexpr (kKind == Kind::bfloat)
+      return __uint_as_float(j % 2 ? words[j / 2] & 0xffff0000u : words[j / 2] << 16);
+    return e8m0_decode(words[j / 4] >> (j % 4 * 8) & 0xff);
   }
 };
 
-template <class F, class X, int kGroup, int kScaleBytes>
-__global__ void __launch_bounds__(kMostWarps* kWarp, 2)
-    stream_kernel(QuantizedRows rows, QuantizedMatrices w, int64_t chunks, int columns, bool whole,
-                  X* __restrict__ out, int64_t* fault) {
+// Where the steps of a warp lie.
+template <class F, class Step>
+struct WeightReader {
+  const uint32_t *words[2], *scales[2], *biases[2];
+
+  // `rows`: the two, counted over all matrices.
+  __device__ WeightReader(const QuantizedMatrices& w, const int64_t (&rows)[2], int first) {
+    const int t = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      words[h] = w.words + rows[h] * w.row_words + (first * Step::kGroups * 4 + t) * Step::kWords;
+      const int64_t at = rows[h] * w.groups * Step::kScaleBytes / 4 + first * Step::kScaleWords;
+      scales[h] = static_cast<const uint32_t*>(w.scales.data) + at;
+      if constexpr (F::kAffine) biases[h] = static_cast<const uint32_t*>(w.biases.data) + at;
+    }
+  }
+  // Reads a step and goes on by `steps`.
+  __device__ void read(Step& to, int steps) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int j = 0; j < Step::kGroups; ++j)
+        read_words<Step::kWords>(words[h] + j * 4 * Step::kWords, to.words[h] + j * Step::kWords);
+      read_words<Step::kScaleWords>(scales[h], to.scales[h]);
+      if constexpr (F::kAffine) read_words<Step::kScaleWords>(biases[h], to.biases[h]);
+      words[h] += steps * Step::kGroups * 4 * Step::kWords;
+      scales[h] += steps * Step::kScaleWords;
+      if constexpr (F::kAffine) biases[h] += steps * Step::kScaleWords;
+    }
+  }
+};
+
+// How integers become halves, and back in the sums. float16: the bits of a small integer are a subnormal
+// number, 2^-24 of it. bfloat16 of 4 bits and x in bfloat16: 128 more, which meets the sum of x together with
+// the bias; 4 of the 24 bits of float32 in which sums are made are lost by it. Else exactly, by `unpack`.
+template <class F, class X>
+struct Conversion {
+  static constexpr bool is_integer = F::kCodes == Codes::integers;
+  static constexpr bool is_subnormal = is_integer && std::is_same_v<X, Half>;
+  static constexpr bool is_offset = is_integer && std::is_same_v<X, Bfloat> && F::kBits == 4;
   using T = std::conditional_t<sizeof(X) == 4, Bfloat, X>;
-  using Step = WeightStep<F, kGroup, kScaleBytes>;
+  static constexpr float unit = is_subnormal ? 16777216.0f : kUnit<F, T>, offset = is_offset ? 128.0f : 0.0f;
+
+  static __device__ void pairs(uint64_t bits, uint32_t (&pair)[4]) {
+    if constexpr (!is_subnormal && !is_offset) {
+      unpack<F, T>(bits, F::kBits, pair);
+    } else {
+      const auto low = static_cast<uint32_t>(bits), high = static_cast<uint32_t>(bits >> 32);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if constexpr (F::kBits == 4)
+          pair[i] = (low >> (4 * i) & 0x000f000fu) | (is_offset ? 0x43004300u : 0u);
+        else
+          pair[i] = (low >> (8 * i) & 0xff) | (high >> (8 * i) & 0xff) << 16;
+      }
+    }
+  }
+};
+
+// What shared memory holds of a row of x: all of it as pairs, `kColumns` times. Lanes of two such columns hit
+// different banks.
+inline __host__ __device__ int stream_column_bytes(int64_t columns) {
+  return static_cast<int>(columns) * 2 + 64;
+}
+
+// Columns are whole steps; words, scales and rows of x are aligned to 16 bytes. Blocks go from one tile of 16
+// rows to another.
+template <class F, class X, int kGroup, ScaleArray::Kind kKind>
+__global__ void __launch_bounds__(kMostWarps* kWarp, 2)
+    stream_kernel(QuantizedRows rows, QuantizedMatrices w, int64_t chunks, int columns, X* __restrict__ out,
+                  int64_t* fault) {
+  using T = std::conditional_t<sizeof(X) == 4, Bfloat, X>;
+  using Step = WeightStep<F, kGroup, kKind>;
   constexpr int kOfRow = PartOfX<X>::kColumns, kMost = kColumns / kOfRow;
   constexpr uint32_t kOnes = std::is_same_v<T, Half> ? 0x3c003c00u : 0x3f803f80u;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp,
             warps = static_cast<int>(blockDim.x) / kWarp, g = lane / 4, t = lane % 4;
-  float* partial = shared_memory<float>();  // (warps, columns, rows of weights)
-  uint8_t* own_memory =
-      reinterpret_cast<uint8_t*>(partial + warps * kColumns * kWeightRows) + warp * columns * kColumnBytes;
-  const int64_t first_row = int64_t{blockIdx.x} * kWeightRows, steps = (w.columns + kStep - 1) / kStep,
-                own_steps = (steps - warp - 1) / warps + 1;  // there are no more warps than steps
-  // Where the lane's elements of octet o begin in a step. As one that brings x, it brings octet g.
-  auto column_of = [&](int o) {
-    return (o / Step::kPerGroup * 4 + t) * 8 * Step::kPerGroup + 8 * (o % Step::kPerGroup);
-  };
-  for (int64_t chunk = blockIdx.y; chunk < chunks; chunk += gridDim.y) {
-    const Chunk c = rows.chunk(chunk, kMost, fault);
-    if (c.count == 0) continue;
-    // What is beyond the last row is read from it and not written.
-    int64_t row_of[2];
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int64_t row = first_row + g + 8 * h;
-      row_of[h] = c.matrix * w.rows + (row < w.rows ? row : w.rows - 1);
-    }
-    auto x_of = [&](int m) -> const X* {
-      const int64_t source = m < c.count ? rows.source(rows.row(c.first + m)) : -1;
-      return source < 0 ? nullptr : static_cast<const X*>(rows.x) + source * rows.length;
-    };
-    auto bring = [&](const X* row, int64_t step, PartOfX<X>& part) {
-      const int64_t at = step * kStep + column_of(g);
-      const X* from = row && at < w.columns ? row + at : nullptr;
-      part.load(from, from ? from + 4 : nullptr, rows.aligned);
-    };
-    const X* first_x = x_of(0);
-    Step next;
-    PartOfX<X> next_x;
-    next.load(w, row_of, warp, whole);
-    bring(first_x, warp, next_x);
+  const int steps = static_cast<int>(w.columns / kStep), column_bytes = stream_column_bytes(w.columns);
+  const auto tiles = static_cast<int>((w.rows + kWeightRows - 1) / kWeightRows);
+  // Sums of warps, for a tile and the next one (warps, columns, rows); sums of groups of x (groups, columns);
+  // x.
+  float* partial = shared_memory<float>();
+  float* sums_of_x = partial + 2 * warps * kColumns * kWeightRows;
+  uint8_t* x_memory = reinterpret_cast<uint8_t*>(sums_of_x + (F::kAffine ? w.groups * kColumns : 0));
 
-    float total[4] = {};
-    for (int64_t i = 0; i < own_steps; ++i) {
-      const int64_t step = warp + i * warps;
-      const Step now = next;
-      PartOfX<X> part = next_x;
-      if (i + 1 < own_steps) {
-        next.load(w, row_of, step + warps, whole);
-        bring(first_x, step + warps, next_x);
+  for (int64_t chunk = blockIdx.y; chunk < chunks; chunk += gridDim.y) {
+    const Chunk c = rows.chunk(chunk, columns / kOfRow, fault);
+    if (c.count == 0) continue;
+    auto reader_of = [&](int tile) {
+      int64_t both[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        // What is beyond the last row is read from it and not written.
+        const int64_t row = int64_t{tile} * kWeightRows + g + 8 * h;
+        both[h] = c.matrix * w.rows + (row < w.rows ? row : w.rows - 1);
       }
-      for (int m = 0; m < c.count; ++m) {
-        if (m > 0) bring(x_of(m), step, part);
+      return WeightReader<F, Step>(w, both, warp);
+    };
+    int tile = static_cast<int>(blockIdx.x);
+    WeightReader<F, Step> reader = reader_of(tile);
+    Step next;
+    reader.read(next, warps);
+
+    // The warp's steps of x. A lane brings its elements of octet g of a step. Columns that are not there
+    // repeat the last one: nobody reads what they give.
+    const int column = min(g, c.count * kOfRow - 1);
+    const uint8_t* own_x = x_memory + column * column_bytes + t * sizeof(uint4);
+    for (int m = 0; m < c.count; ++m) {
+      const int64_t source = rows.source(rows.row(c.first + m));
+      const int first = (g / Step::kPerGroup * 4 + t) * 8 * Step::kPerGroup + 8 * (g % Step::kPerGroup);
+      for (int step = warp; step < steps; step += warps) {
+        const X* from = static_cast<const X*>(rows.x) + source * rows.length + step * kStep + first;
+        if (source < 0) from = nullptr;
+        PartOfX<X> part;
+        part.load(from, from ? from + 4 : nullptr, true);
         part.template convert<false>();
 #pragma unroll
         for (int k = 0; k < kOfRow; ++k)
-          reinterpret_cast<uint4*>(own_memory + (m * kOfRow + k) * kColumnBytes)[lane] = part.pairs[k];
+          reinterpret_cast<uint4*>(x_memory + (m * kOfRow + k) * column_bytes)[step * kWarp + lane] =
+              part.pairs[k];
       }
+    }
+    __syncwarp();
+    if constexpr (F::kAffine) {
+      for (int step = warp; step < steps; step += warps)
+#pragma unroll
+        for (int j = 0; j < Step::kGroups; ++j) {
+          float sum[4] = {};
+#pragma unroll
+          for (int k = 0; k < Step::kPerGroup; ++k) {
+            const uint4 b = *reinterpret_cast<const uint4*>(own_x + step * kStep * 2 +
+                                                            (j * Step::kPerGroup + k) * 4 * sizeof(uint4));
+            mma_16x8x16<T>(sum, {kOnes, kOnes, kOnes, kOnes}, b.x, b.y);
+            mma_16x8x16<T>(sum, {kOnes, kOnes, kOnes, kOnes}, b.z, b.w);
+          }
+          if (g == 0)
+            reinterpret_cast<float2*>(sums_of_x)[(step * Step::kGroups + j) * (kColumns / 2) + t] =
+                make_float2(sum[0], sum[1]);
+        }
       __syncwarp();
-
-      const uint4* pairs = reinterpret_cast<const uint4*>(own_memory + g * kColumnBytes) + t;
-      const bool has_column = g < c.count * kOfRow;
-#pragma unroll
-      for (int j = 0; j < Step::kGroups; ++j) {
-        float sum[4] = {}, sum_of_x[4] = {};
-#pragma unroll
-        for (int k = 0; k < Step::kPerGroup; ++k) {
-          uint32_t up[4], down[4];
-          const int at = (j * Step::kPerGroup + k) * F::kBits / 4;
-          auto bits = [&](int h) -> uint64_t {
-            if constexpr (F::kBits == 4) return now.words[h][at];
-            return now.words[h][at] | static_cast<uint64_t>(now.words[h][at + F::kBits / 4 - 1]) << 32;
-          };
-          unpack<F, T>(bits(0), F::kBits, up);
-          unpack<F, T>(bits(1), F::kBits, down);
-          const uint4 b =
-              has_column ? pairs[4 * (j * Step::kPerGroup + k)] : make_uint4(0, 0, 0, 0);
-          mma_16x8x16<T>(sum, {up[0], down[0], up[1], down[1]}, b.x, b.y);
-          mma_16x8x16<T>(sum, {up[2], down[2], up[3], down[3]}, b.z, b.w);
-          if constexpr (F::kAffine) {
-            mma_16x8x16<T>(sum_of_x, {kOnes, kOnes, kOnes, kOnes}, b.x, b.y);
-            mma_16x8x16<T>(sum_of_x, {kOnes, kOnes, kOnes, kOnes}, b.z, b.w);
-          }
-        }
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const float scale = kUnit<F, T> * Step::scale(w.scales, now.scales[h], j);
-#pragma unroll
-          for (int e = 2 * h; e < 2 * h + 2; ++e) total[e] += sum[e] * scale;
-          if constexpr (F::kAffine) {
-            const float bias = Step::scale(w.biases, now.biases[h], j);
-#pragma unroll
-            for (int e = 2 * h; e < 2 * h + 2; ++e) total[e] += sum_of_x[e] * bias;
-          }
-        }
-      }
-      __syncwarp();  // x is read; the next step's takes its place
     }
 
-    float* own = partial + warp * kColumns * kWeightRows;
+    for (int turn = 0; tile < tiles; turn ^= 1) {
+      const int next_tile = tile + static_cast<int>(gridDim.x);
+      float total[4] = {};
+#pragma unroll 1
+      for (int step = warp; step < steps; step += warps) {
+        const Step now = next;
+        if (step + warps < steps) {
+          reader.read(next, warps);
+        } else if (next_tile < tiles) {
+          reader = reader_of(next_tile);
+          reader.read(next, warps);
+        }
+        const uint8_t* x = own_x + step * kStep * 2;
 #pragma unroll
-    for (int e = 0; e < 4; ++e) own[(2 * t + e % 2) * kWeightRows + g + e / 2 * 8] = total[e];
-    __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < c.count * kWeightRows;
-         i += static_cast<int>(blockDim.x)) {
-      const int which = i / kWeightRows;
-      const int64_t row = first_row + i % kWeightRows;
-      if (row >= w.rows) continue;
-      float result = 0;
-      for (int s = 0; s < warps; ++s)
+        for (int j = 0; j < Step::kGroups; ++j) {
+          float sum[4] = {};
 #pragma unroll
-        for (int part = 0; part < kOfRow; ++part)
-          result += partial[(s * kColumns + which * kOfRow + part) * kWeightRows + i % kWeightRows];
-      out[rows.row(c.first + which) * w.rows + row] = to_memory<X>(result);
+          for (int k = 0; k < Step::kPerGroup; ++k) {
+            uint32_t up[4], down[4];
+            const int octet = j * Step::kPerGroup + k, at = octet * F::kBits / 4;
+            auto bits = [&](int h) -> uint64_t {
+              if constexpr (F::kBits == 4) return now.words[h][at];
+              return now.words[h][at] | static_cast<uint64_t>(now.words[h][at + F::kBits / 4 - 1]) << 32;
+            };
+            Conversion<F, X>::pairs(bits(0), up);
+            Conversion<F, X>::pairs(bits(1), down);
+            const uint4 b = *reinterpret_cast<const uint4*>(x + octet * 4 * sizeof(uint4));
+            mma_16x8x16<T>(sum, {up[0], down[0], up[1], down[1]}, b.x, b.y);
+            mma_16x8x16<T>(sum, {up[2], down[2], up[3], down[3]}, b.z, b.w);
+          }
+          float2 sum_of_x{};
+          if constexpr (F::kAffine)
+            sum_of_x =
+                reinterpret_cast<const float2*>(sums_of_x)[(step * Step::kGroups + j) * (kColumns / 2) + t];
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const float scale = Step::number(now.scales[h], j);
+            total[2 * h] += sum[2 * h] * (Conversion<F, X>::unit * scale);
+            total[2 * h + 1] += sum[2 * h + 1] * (Conversion<F, X>::unit * scale);
+            if constexpr (F::kAffine) {
+              const float bias = Step::number(now.biases[h], j) - Conversion<F, X>::offset * scale;
+              total[2 * h] += sum_of_x.x * bias;
+              total[2 * h + 1] += sum_of_x.y * bias;
+            }
+          }
+        }
+      }
+
+      float* sums = partial + turn * warps * kColumns * kWeightRows;
+      float* own = sums + warp * kColumns * kWeightRows;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) own[(2 * t + e % 2) * kWeightRows + g + e / 2 * 8] = total[e];
+      __syncthreads();
+      for (int i = static_cast<int>(threadIdx.x); i < c.count * kWeightRows;
+           i += static_cast<int>(blockDim.x)) {
+        const int which = i / kWeightRows;
+        const int64_t row = int64_t{tile} * kWeightRows + i % kWeightRows;
+        if (row >= w.rows) continue;
+        float result = 0;
+        for (int s = 0; s < warps; ++s)
+#pragma unroll
+          for (int part = 0; part < kOfRow; ++part)
+            result += sums[(s * kColumns + which * kOfRow + part) * kWeightRows + i % kWeightRows];
+        out[rows.row(c.first + which) * w.rows + row] = to_memory<X>(result);
+      }
+      tile = next_tile;
     }
     __syncthreads();
   }
 }
 
-template <class F, class X, int kGroup, int kScaleBytes>
+template <class F, class X, int kGroup, ScaleArray::Kind kKind>
 void launch_stream(const QuantizedProductCall& call) {
-  using Step = WeightStep<F, kGroup, kScaleBytes>;
   const QuantizedMatrices& w = call.w;
-  const int64_t steps = (w.columns + kStep - 1) / kStep;
-  const int warps = static_cast<int>(std::min<int64_t>(steps, kMostWarps)),
+  const int warps = static_cast<int>(std::min<int64_t>(w.columns / kStep, kMostWarps)),
             columns = call.most * PartOfX<X>::kColumns;
-  auto is_whole = [&](const ScaleArray& s) {
-    return w.groups % Step::kGroups == 0 && reinterpret_cast<uintptr_t>(s.data) % 16 == 0;
-  };
-  const bool whole = Step::kGroups * kScaleBytes % 4 == 0 && is_whole(w.scales) &&
-                     (!F::kAffine || is_whole(w.biases));
-  const dim3 grid(static_cast<unsigned>((w.rows + kWeightRows - 1) / kWeightRows),
+  // A block for each tile, or several tiles for each, so that bringing x is worth it.
+  const int64_t tiles = (w.rows + kWeightRows - 1) / kWeightRows, at_once = int64_t{2} * gpu().processors;
+  const dim3 grid(static_cast<unsigned>(tiles <= 2 * at_once ? tiles : at_once),
                   static_cast<unsigned>(std::min<int64_t>(call.chunks, 65535)));
-  const int of_warp = static_cast<int>(sizeof(float)) * kColumns * kWeightRows + columns * kColumnBytes;
-  launch(&stream_kernel<F, X, kGroup, kScaleBytes>, grid, warps * kWarp, static_cast<size_t>(warps * of_warp),
-         "quantized_matmul", call.rows, w, call.chunks, columns, whole, static_cast<X*>(call.out), call.fault);
+  const int64_t floats = 2 * warps * kColumns * kWeightRows + (F::kAffine ? w.groups * kColumns : 0);
+  launch(&stream_kernel<F, X, kGroup, kKind>, grid, warps * kWarp,
+         static_cast<size_t>(floats) * sizeof(float) +
+             static_cast<size_t>(columns * stream_column_bytes(w.columns)),
+         "quantized_matmul", call.rows, w, call.chunks, columns, static_cast<X*>(call.out), call.fault);
 }
 
-// Whether it was launched: words are aligned, and groups are such that lanes have whole octets of them.
+// Whether it was launched, which it can be for matrices of whole steps.
 template <class F, class X>
 bool stream(const QuantizedProductCall& call) {
-  if (reinterpret_cast<uintptr_t>(call.w.words) % 16 != 0 || call.w.row_words % 4 != 0) return false;
+  const QuantizedMatrices& w = call.w;
+  constexpr int64_t kMostShared = 200 * 1024;
+  if (w.columns * 2 * PartOfX<X>::kColumns * call.most > kMostShared) return false;
+  auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+  if (w.columns == 0 || w.columns % kStep != 0 || !aligned(w.words) || !aligned(w.scales.data) ||
+      !aligned(w.biases.data) || !call.rows.aligned || (F::kAffine && w.scales.kind != w.biases.kind))
+    return false;
+  using Kind = ScaleArray::Kind;
+  auto with = [&]<Kind kKind>(std::integral_constant<Kind, kKind>) {
+    if constexpr (kKind != Kind::e8m0)
+      if (w.group > 32)
+        return w.group == 64 ? launch_stream<F, X, 64, kKind>(call) : launch_stream<F, X, 128, kKind>(call);
+    launch_stream<F, X, 32, kKind>(call);
+  };
   if constexpr (!F::kAffine) {
-    if (call.w.group != 32) return false;
-    launch_stream<F, X, 32, 1>(call);
+    if (w.scales.kind != Kind::e8m0) return false;
+    with(std::integral_constant<Kind, Kind::e8m0>{});
+  } else if constexpr (sizeof(X) == 2) {
+    // Scales of another dtype would have made x and the result float32.
+    constexpr Kind kOwn = std::is_same_v<X, Half> ? Kind::half : Kind::bfloat;
+    if (w.scales.kind != kOwn) return false;
+    with(std::integral_constant<Kind, kOwn>{});
   } else {
-    auto with_group = [&]<int kGroup>(std::integral_constant<int, kGroup>) {
-      if (call.w.scales.kind == ScaleArray::Kind::float32 || call.w.biases.kind == ScaleArray::Kind::float32)
-        launch_stream<F, X, kGroup, 4>(call);
-      else
-        launch_stream<F, X, kGroup, 2>(call);
-    };
-    if (call.w.scales.kind != call.w.biases.kind) return false;
-    if (call.w.group == 32)
-      with_group(std::integral_constant<int, 32>{});
-    else if (call.w.group == 64)
-      with_group(std::integral_constant<int, 64>{});
-    else if (call.w.group == 128)
-      with_group(std::integral_constant<int, 128>{});
-    else
-      return false;
+    switch (w.scales.kind) {
+      case Kind::half: with(std::integral_constant<Kind, Kind::half>{}); break;
+      case Kind::bfloat: with(std::integral_constant<Kind, Kind::bfloat>{}); break;
+      default: with(std::integral_constant<Kind, Kind::float32>{});
+    }
   }
   return true;
 }
