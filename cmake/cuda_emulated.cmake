@@ -37,6 +37,12 @@ set(kernels ${sources})
 list(FILTER kernels INCLUDE REGEX "\\.cu$")
 set(LAZULI_EMULATED_KERNELS -O1 -ffp-contract=off -Wno-unknown-pragmas
     -include ${PROJECT_SOURCE_DIR}/src/backend/cuda/emulation/device.h)
+# Races between threads (emulation/races.h): the compiler's part of its thread sanitizer, with functions of our own.
+option(LAZULI_EMULATED_RACES "Find races between threads of kernels on the emulated GPU" OFF)
+if(LAZULI_EMULATED_RACES)
+  list(APPEND LAZULI_EMULATED_KERNELS -fsanitize=thread -fno-omit-frame-pointer -g1 -DLAZULI_EMULATED_RACES=1)
+  target_compile_definitions(lazuli_cuda_emulated PRIVATE LAZULI_EMULATED_RACES=1)
+endif()
 set_source_files_properties(${kernels} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "${LAZULI_EMULATED_KERNELS}")
 # Generated kernels, if asked for (emulation/fused.cpp).
 set_source_files_properties(src/backend/cuda/elementwise.cpp PROPERTIES COMPILE_DEFINITIONS run_program=run_generated_program)

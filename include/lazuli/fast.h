@@ -13,6 +13,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "lazuli/array.h"
 
@@ -25,6 +26,15 @@ array rms_norm(const array& x, const std::optional<array>& weight, float eps,
 // (x - mean(x)) / sqrt(var(x) + eps) over the last axis, times `weight`, plus `bias`.
 array layer_norm(const array& x, const std::optional<array>& weight, const std::optional<array>& bias,
                  float eps, StreamOrDevice s = Where::current());
+
+// The sum x + y and its norm, in one pass: the end of one residual branch and the beginning of the next. x
+// and y
+// (..., d) have one shape. Gives {sum, norm}, the same bits as x + y and then a norm.
+std::pair<array, array> add_rms_norm(const array& x, const array& y, const std::optional<array>& weight,
+                                     float eps, StreamOrDevice s = Where::current());
+std::pair<array, array> add_layer_norm(const array& x, const array& y, const std::optional<array>& weight,
+                                       const std::optional<array>& bias, float eps,
+                                       StreamOrDevice s = Where::current());
 
 // Rotary position encoding (Su et al., 2021) of x (B, ..., T, D): turns pair i of the first `dims` features
 // at position t by the angle scale * (offset + t) / f_i, and passes on the others. f_i is base^(2i / dims),

@@ -29,15 +29,14 @@ array make_norm(bool centered, const array& x, const std::optional<array>& weigh
                      make_primitive<Norm>(centered, weight.has_value(), bias.has_value(), eps), inputs, s);
 }
 
-array norm(bool centered, const array& x, std::optional<array> weight, std::optional<array> bias, float eps,
-           const StreamOrDevice& s) {
-  const std::string op = centered ? "layer_norm" : "rms_norm";
+// Checks the inputs of a norm; weight and bias become arrays of the promoted dtype, which it returns.
+Dtype prepare(const std::string& op, const array& x, Dtype type, std::optional<array>& weight,
+              std::optional<array>& bias, float eps, const StreamOrDevice& s) {
   if (x.ndim() == 0) throw std::invalid_argument("[" + op + "] x needs at least one axis, but is a scalar");
   if (weight) check_vector(*weight, x, op, "weight");
   if (bias) check_vector(*bias, x, op, "bias");
   if (!(eps >= 0))
     throw std::invalid_argument("[" + op + "] eps must not be negative, but is " + std::to_string(eps));
-  Dtype type = x.dtype();
   if (weight) type = promote_types(type, weight->dtype());
   if (bias) type = promote_types(type, bias->dtype());
   if (!issubdtype(type, floating))
@@ -45,7 +44,29 @@ array norm(bool centered, const array& x, std::optional<array> weight, std::opti
                                 std::string(dtype_name(type)));
   if (weight) weight = astype(*weight, type, s);
   if (bias) bias = astype(*bias, type, s);
+  return type;
+}
+
+array norm(bool centered, const array& x, std::optional<array> weight, std::optional<array> bias, float eps,
+           const StreamOrDevice& s) {
+  const Dtype type = prepare(centered ? "layer_norm" : "rms_norm", x, x.dtype(), weight, bias, eps, s);
   return make_norm(centered, astype(x, type, s), weight, bias, eps, s);
+}
+
+std::pair<array, array> add_norm(bool centered, const array& x, const array& y, std::optional<array> weight,
+                                 std::optional<array> bias, float eps, const StreamOrDevice& s) {
+  const std::string op = centered ? "add_layer_norm" : "add_rms_norm";
+  if (x.shape() != y.shape())
+    throw std::invalid_argument("[" + op + "] x and y must have one shape, but have " + to_string(x.shape()) +
+                                " and " + to_string(y.shape()));
+  const Dtype type = prepare(op, x, promote_types(x.dtype(), y.dtype()), weight, bias, eps, s);
+  std::vector<array> inputs{astype(x, type, s), astype(y, type, s)};
+  if (weight) inputs.push_back(*weight);
+  if (bias) inputs.push_back(*bias);
+  std::vector<array> out = array::make_many(
+      {x.shape(), x.shape()}, {type, type},
+      make_primitive<AddNorm>(centered, weight.has_value(), bias.has_value(), eps), inputs, s);
+  return {out[0], out[1]};
 }
 
 }  // namespace
@@ -59,6 +80,16 @@ array rms_norm(const array& x, const std::optional<array>& weight, float eps, St
 array layer_norm(const array& x, const std::optional<array>& weight, const std::optional<array>& bias,
                  float eps, StreamOrDevice s) {
   return norm(true, x, weight, bias, eps, s);
+}
+
+std::pair<array, array> add_rms_norm(const array& x, const array& y, const std::optional<array>& weight,
+                                     float eps, StreamOrDevice s) {
+  return add_norm(false, x, y, weight, std::nullopt, eps, s);
+}
+
+std::pair<array, array> add_layer_norm(const array& x, const array& y, const std::optional<array>& weight,
+                                       const std::optional<array>& bias, float eps, StreamOrDevice s) {
+  return add_norm(true, x, y, weight, bias, eps, s);
 }
 
 }  // namespace fast
@@ -166,6 +197,57 @@ std::pair<std::vector<array>, std::vector<int>> Norm::vmap(const std::vector<arr
 std::optional<std::vector<Shape>> Norm::output_shapes(const std::vector<array>& inputs) const {
   return std::vector<Shape>{inputs[0].shape()};
 }
+
+// ---------------------------------------------------------------- AddNorm
+
+namespace {
+
+// What AddNorm computes, as two operations.
+std::vector<array> composed(const AddNorm& p, const std::vector<array>& in) {
+  const array sum = add(in[0], in[1]);
+  const auto weight = p.weighted ? std::optional(in[2]) : std::nullopt;
+  const auto bias = p.biased ? std::optional(in[2 + p.weighted]) : std::nullopt;
+  return {sum, make_norm(p.centered, sum, weight, bias, p.eps, {})};
+}
+
+}  // namespace
+
+std::vector<array> AddNorm::vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,
+                                const std::vector<int>& argnums, const std::vector<array>& outputs) const {
+  // The sum is there: only the norm is derived.
+  std::vector<array> in{outputs[0]};
+  in.insert(in.end(), primals.begin() + 2, primals.end());
+  std::vector<int> all;
+  for (size_t i = 0; i < in.size(); ++i) all.push_back(static_cast<int>(i));
+  const Norm norm(centered, weighted, biased, eps);
+  const std::vector<array> of_norm = norm.vjp(in, {cotangents[1]}, all, {outputs[1]});
+  const array of_sum = add(cotangents[0], of_norm[0]);
+  std::vector<array> grads;
+  for (int arg : argnums) grads.push_back(arg < 2 ? of_sum : of_norm[static_cast<size_t>(arg) - 1]);
+  return grads;
+}
+
+std::vector<array> AddNorm::jvp(const std::vector<array>& primals, const std::vector<array>& tangents,
+                                const std::vector<int>& argnums, const std::vector<array>&) const {
+  std::vector<array> along;
+  for (const array& x : primals) along.push_back(zeros_like(x));
+  for (size_t i = 0; i < argnums.size(); ++i) along[static_cast<size_t>(argnums[i])] = tangents[i];
+  return lazuli::jvp([this](const std::vector<array>& in) { return composed(*this, in); }, primals, along)
+      .second;
+}
+
+std::pair<std::vector<array>, std::vector<int>> AddNorm::vmap(const std::vector<array>& inputs,
+                                                              const std::vector<int>& axes) const {
+  std::vector<array> out =
+      lazuli::vmap([this](const std::vector<array>& in) { return composed(*this, in); }, axes)(inputs);
+  return {out, std::vector<int>(out.size(), 0)};
+}
+
+std::optional<std::vector<Shape>> AddNorm::output_shapes(const std::vector<array>& inputs) const {
+  return std::vector<Shape>{inputs[0].shape(), inputs[0].shape()};
+}
+
+// ---------------------------------------------------------------- NormGrad
 
 // Derivatives of the derivative are those of the composition.
 std::vector<array> NormGrad::vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,

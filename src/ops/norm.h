@@ -30,6 +30,29 @@ class Norm : public detail::Parameters<Primitive, Norm> {
   const float eps;
 };
 
+// x + y, rounded, and its Norm. Inputs {x, y, weight?, bias?}, all of one floating dtype; outputs {sum,
+// norm}.
+class AddNorm : public detail::Parameters<Primitive, AddNorm> {
+ public:
+  AddNorm(bool centered, bool weighted, bool biased, float eps)
+      : centered(centered), weighted(weighted), biased(biased), eps(eps) {}
+
+  auto params() const { return std::tie(centered, weighted, biased, eps); }
+  static constexpr const char* param_names[] = {"centered", "weighted", "biased", "eps"};
+
+  std::string_view name() const override { return centered ? "add_layer_norm" : "add_rms_norm"; }
+  std::vector<array> vjp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&,
+                         const std::vector<array>&) const override;
+  std::vector<array> jvp(const std::vector<array>&, const std::vector<array>&, const std::vector<int>&,
+                         const std::vector<array>&) const override;
+  std::pair<std::vector<array>, std::vector<int>> vmap(const std::vector<array>&,
+                                                       const std::vector<int>&) const override;
+  std::optional<std::vector<Shape>> output_shapes(const std::vector<array>&) const override;
+
+  const bool centered, weighted, biased;
+  const float eps;
+};
+
 // The cotangents {dx, dweight?, dbias?} from inputs {x, weight?, cotangent of the result}: one pass over x
 // for all of them.
 class NormGrad : public detail::Parameters<Primitive, NormGrad> {

@@ -149,6 +149,71 @@ TEST(norm, gradients_equal_a_composition) {
       }
 }
 
+namespace {
+
+std::vector<array> added(bool centered, const std::vector<array>& in) {
+  const auto [sum, y] = centered ? fast::add_layer_norm(in[0], in[1], in[2], in[3], 1e-5f)
+                                 : fast::add_rms_norm(in[0], in[1], in[2], 1e-5f);
+  return {sum, y};
+}
+std::vector<array> added_by_two(bool centered, const std::vector<array>& in) {
+  array sum = in[0] + in[1];
+  return {sum, normalize(centered, sum, in[2], centered ? Optional(in[3]) : std::nullopt, 1e-5f)};
+}
+
+}  // namespace
+
+TEST(add_norm, is_a_sum_and_its_norm) {
+  for (bool centered : {false, true})
+    for (Dtype type : {float32, float16, bfloat16, float64})
+      for (Shape shape : {Shape{1}, Shape{3, 31}, Shape{4, 64}, Shape{2, 3, 576}, Shape{1, 4096}, Shape{0, 8},
+                          Shape{2, 9003}, Shape{2, 33000}}) {
+        SCOPED_TRACE(to_string(shape) + std::string(dtype_name(type)));
+        const std::vector<array> in{random_array(shape, type, 1), random_array(shape, type, 2),
+                                    random_array({shape.back()}, type, 3),
+                                    random_array({shape.back()}, type, 4)};
+        const std::vector<array> got = added(centered, in), want = added_by_two(centered, in);
+        for (size_t i = 0; i < 2; ++i) {
+          ASSERT_EQ(got[i].dtype(), type);
+          expect_same(got[i], want[i], i ? "norm" : "sum");
+        }
+        const auto [sum, y] = centered ? fast::add_layer_norm(in[0], in[1], {}, {}, 1e-5f)
+                                       : fast::add_rms_norm(in[0], in[1], {}, 1e-5f);
+        expect_same(y, normalize(centered, sum, {}, {}, 1e-5f), "without a weight");
+      }
+}
+
+TEST(add_norm, derivatives_and_vmap) {
+  for (bool centered : {false, true}) {
+    std::vector<array> in{random_array({2, 3, 40}, float32, 1), random_array({2, 3, 40}, float32, 2),
+                          random_array({40}, float32, 3), random_array({40}, float32, 4)};
+    const std::vector<array> along{random_array({2, 3, 40}, float32, 5),
+                                   random_array({2, 3, 40}, float32, 6)};
+    auto one = [&](const std::vector<array>& x) { return added(centered, x); };
+    auto two = [&](const std::vector<array>& x) { return added_by_two(centered, x); };
+    const auto got = vjp(one, in, along).second, want = vjp(two, in, along).second;
+    for (size_t i = 0; i < in.size(); ++i) expect_close(got[i], want[i], 1e-6, "vjp");
+    std::vector<array> tangents;
+    for (const array& x : in) tangents.push_back(random_array(x.shape(), float32, 9));
+    const auto forward = jvp(one, in, tangents).second, forward_two = jvp(two, in, tangents).second;
+    for (size_t i = 0; i < 2; ++i) expect_close(forward[i], forward_two[i], 1e-6, "jvp");
+    const auto rows = vmap(one, {0, 0, -1, -1})(in);
+    for (size_t i = 0; i < 2; ++i) expect_close(rows[i], two(in)[i], 1e-6, "vmap");
+  }
+}
+
+TEST(add_norm, promotes_and_checks_its_inputs) {
+  const array x = random_array({2, 8}), half = random_array({2, 8}, float16);
+  const auto [sum, y] = fast::add_rms_norm(half, x, {}, 1e-5f);
+  EXPECT_EQ(sum.dtype(), float32);
+  EXPECT_EQ(y.dtype(), float32);
+  auto error = [](auto f) { return message_of<std::invalid_argument>(f); };
+  EXPECT_EQ(error([&] { fast::add_rms_norm(x, random_array({8}), {}, 1e-5f); }),
+            "[add_rms_norm] x and y must have one shape, but have (2, 8) and (8,)");
+  EXPECT_EQ(error([&] { fast::add_layer_norm(x, x, random_array({7}), {}, 1e-5f); }),
+            "[add_layer_norm] weight must have shape (8,), the last axis of x (2, 8), but has (7,)");
+}
+
 TEST(norm, vmap) {
   array x = random_array({3, 2, 5}, float32, 4), w = random_array({5}, float32, 5),
         ws = random_array({5, 3}, float32, 6);

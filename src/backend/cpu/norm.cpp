@@ -27,6 +27,7 @@ struct NormKernels {
   T (*sum_squares)(const T* x, int64_t n, T shift);  // of x - shift
   // y = (x - shift) * scale * weight + bias; weight and bias may be null. `stream` writes past the cache.
   void (*apply)(const T* x, int64_t n, T shift, T scale, const T* weight, const T* bias, T* y, bool stream);
+  void (*add)(const T* x, const T* y, int64_t n, T* out);  // out may be x
   // The sum of g * weight, times (x - shift) * scale unless x is null; weight may be null.
   T (*sum_products)(const T* g, const T* weight, const T* x, int64_t n, T shift, T scale);
   // With h = (x - shift) * scale: dx = scale * (g * weight - a - h * b), dweight += g * h, dbias += g. All
@@ -80,6 +81,16 @@ struct SquareTerm {
 template <class T>
 T sum_squares(const T* x, int64_t n, T shift) {
   return sum_terms<T>(n, SquareTerm<T>{x, shift});
+}
+
+template <class T>
+void add(const T* x, const T* y, int64_t n, T* out) {
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes)
+    hn::StoreU(hn::Add(hn::LoadU(d, x + i), hn::LoadU(d, y + i)), d, out + i);
+  for (; i < n; ++i) out[i] = x[i] + y[i];
 }
 
 template <bool kWeight, bool kX, class T>
@@ -179,8 +190,8 @@ void apply(const T* x, int64_t n, T shift, T scale, const T* w, const T* b, T* y
 
 template <class T>
 const NormKernels<T>* norm_kernels_of() {
-  static constexpr NormKernels<T> kernels = {fold_block<Sum, T>, sum_squares<T>, apply<T>, sum_products<T>,
-                                             derive<T>};
+  static constexpr NormKernels<T> kernels = {fold_block<Sum, T>, sum_squares<T>, apply<T>, add<T>,
+                                             sum_products<T>,    derive<T>};
   return &kernels;
 }
 const NormKernels<float>* norm_float() { return norm_kernels_of<float>(); }
@@ -285,6 +296,31 @@ void run_as(const NormKernels<T>& k, const KernelCall& call) {
   });
 }
 
+template <class T>
+void run_add_as(const NormKernels<T>& k, const KernelCall& call) {
+  const auto& p = static_cast<const AddNorm&>(call.primitive);
+  const Operand &in = call.in[0], &out = call.out[0];
+  const int64_t n = in.shape.back();
+  if (out.size == 0) return;
+  const Rows<T> x(in), y(call.in[1]), sum(out), normed(call.out[1]);
+  const Column<T> weight(p.weighted ? &call.in[2] : nullptr),
+      bias(p.biased ? &call.in[2 + p.weighted] : nullptr);
+  parallel_for(in.size / n, std::max<int64_t>(1, kGrain / n), [&](int64_t begin, int64_t end) {
+    Scratch room;
+    if (x.converts()) room = room_for<T>(2 * n);
+    T *first = room ? room.as<T>() : nullptr, *second = room ? first + n : nullptr;
+    for (int64_t r = begin; r < end; ++r) {
+      T* added = sum.place(r * n, first);
+      k.add(x.read(r * n, n, first), y.read(r * n, n, second), n, added);
+      sum.write(r * n, n, first);
+      added = sum.read(r * n, n, first);  // rounded
+      const auto [mean, scale] = statistics(k, added, n, p.centered, p.eps);
+      k.apply(added, n, mean, scale, weight.get(), bias.get(), normed.place(r * n, second), false);
+      normed.write(r * n, n, second);
+    }
+  });
+}
+
 // Sums over rows are those of blocks of rows, added in order.
 template <class T>
 void run_grad_as(const NormKernels<T>& k, const KernelCall& call) {
@@ -345,6 +381,13 @@ void run_norm(const KernelCall& call) {
     run_as(*HWY_DYNAMIC_DISPATCH(norm_float)(), call);
 }
 
+void run_add_norm(const KernelCall& call) {
+  if (call.in[0].dtype == float64)
+    run_add_as(*HWY_DYNAMIC_DISPATCH(norm_double)(), call);
+  else
+    run_add_as(*HWY_DYNAMIC_DISPATCH(norm_float)(), call);
+}
+
 void run_norm_grad(const KernelCall& call) {
   if (call.in[0].dtype == float64)
     run_grad_as(*HWY_DYNAMIC_DISPATCH(norm_double)(), call);
@@ -356,6 +399,7 @@ void run_norm_grad(const KernelCall& call) {
 
 void register_norm(KernelTable& t) {
   t.add<Norm>({&run_norm, 0b111, 0b1});
+  t.add<AddNorm>({&run_add_norm, 0b1111, 0});
   t.add<NormGrad>({&run_norm_grad, 0b111, 0});
 }
 

@@ -24,15 +24,13 @@ constexpr int kMostItems = sizeof(T) == 2 ? 4 : 8;
 
 // ---------------------------------------------------------------- forward
 
-template <class T, int kItems, bool kStaged>
-__global__ void __launch_bounds__(1024)
-    norm_rows(const T* x, const T* __restrict__ weight, const T* __restrict__ bias, T* y, int64_t rows, int n,
-              int group, bool centered, float eps) {
-  using C = Compute<T>;
+// `shared` has room for two values a warp.
+template <class T, int kItems, bool kStaged, class C>
+__device__ inline void norm_of_part(const RowPart<T, kItems, kStaged>& part,
+                                    const typename RowPart<T, kItems, kStaged>::Packs& packs, const T* weight,
+                                    const T* bias, T* y, int n, int group, bool centered, float eps,
+                                    C (&shared)[2][kWarp]) {
   using Held = RowPart<T, kItems, kStaged>;
-  __shared__ C shared[2][kWarp];
-  const Held part(rows, n, group, blockIdx.x);
-  const auto packs = part.load(x, T{});
   C mean = 0, squares = 0;
   if (centered) {
 #pragma unroll
@@ -65,6 +63,38 @@ __global__ void __launch_bounds__(1024)
       if (bias) r[j] += b[j];
     }
   });
+}
+
+template <class T, int kItems, bool kStaged>
+__global__ void __launch_bounds__(1024)
+    norm_rows(const T* x, const T* __restrict__ weight, const T* __restrict__ bias, T* y, int64_t rows, int n,
+              int group, bool centered, float eps) {
+  __shared__ Compute<T> shared[2][kWarp];
+  const RowPart<T, kItems, kStaged> part(rows, n, group, blockIdx.x);
+  norm_of_part(part, part.load(x, T{}), weight, bias, y, n, group, centered, eps, shared);
+}
+
+// The same of x + y, which goes to `sum`.
+template <class T, int kItems>
+__global__ void __launch_bounds__(1024)
+    add_norm_rows(const T* x, const T* y, const T* __restrict__ weight, const T* __restrict__ bias, T* sum,
+                  T* out, int64_t rows, int n, int group, bool centered, float eps) {
+  using Held = RowPart<T, kItems, false>;
+  __shared__ Compute<T> shared[2][kWarp];
+  const Held part(rows, n, group, blockIdx.x);
+  auto packs = part.load(x, T{});
+  const auto others = part.load(y, T{});
+#pragma unroll
+  for (int k = 0; k < kItems; ++k) {
+    typename Held::Values a, b;
+    unpack<T>(packs.at[k], a);
+    unpack<T>(others.at[k], b);
+#pragma unroll
+    for (int j = 0; j < Held::kPack; ++j) a[j] += b[j];
+    packs.at[k] = packed<T>(a);
+  }
+  part.store(sum, [&](int k, typename Held::Values& r) { unpack<T>(packs.at[k], r); });
+  norm_of_part(part, packs, weight, bias, out, n, group, centered, eps, shared);
 }
 
 // Sums over a long row by a block, and its statistics: the mean (0 if not centered) and 1 / deviation.
@@ -110,6 +140,12 @@ __global__ void __launch_bounds__(1024)
 }
 
 template <class T>
+__global__ void __launch_bounds__(1024) add_rows(const T* x, const T* y, T* sum, int64_t n) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < n) sum[i] = to_memory<T>(of_memory(x[i]) + of_memory(y[i]));
+}
+
+template <class T>
 void run_rows(const T* x, const T* weight, const T* bias, T* y, int64_t rows, int64_t n, const Norm& p) {
   const RowPlan plan = plan_rows(n, kRowPack<T>, kMostItems<T>, 1024);
   if (!plan.items)
@@ -133,6 +169,35 @@ void run_norm(const KernelCall& call) {
     run_rows(in.as<const T>(), p.weighted ? call.in[1].as<const T>() : nullptr,
              p.biased ? call.in[1 + p.weighted].as<const T>() : nullptr, call.out[0].as<T>(), in.size / n, n,
              p);
+  });
+}
+
+template <class T>
+void run_add_rows(const T* x, const T* y, const T* weight, const T* bias, T* sum, T* out, int64_t rows,
+                  int64_t n, const AddNorm& p) {
+  const RowPlan plan = plan_rows(n, kRowPack<T>, kMostItems<T>, 1024);
+  if (plan.items && rows_in_packs<T>(n, x, y, weight, bias, sum, out))
+    return visit_items<kMostItems<T>>(plan.items, [&](auto items) {
+      launch(&add_norm_rows<T, items.value>, plan.blocks(rows), plan.threads, 0, "add_norm", x, y, weight,
+             bias, sum, out, rows, static_cast<int>(n), plan.group, p.centered, p.eps);
+    });
+  // Rows that are long or not aligned: one after the other.
+  constexpr int kThreads = 256;
+  launch(&add_rows<T>, static_cast<unsigned>((rows * n + kThreads - 1) / kThreads), kThreads, 0, "add_norm",
+         x, y, sum, rows * n);
+  run_rows<T>(sum, weight, bias, out, rows, n, Norm(p.centered, p.weighted, p.biased, p.eps));
+}
+
+void run_add_norm(const KernelCall& call) {
+  const auto& p = static_cast<const AddNorm&>(call.primitive);
+  const Operand& in = call.in[0];
+  if (in.size == 0) return;
+  const int64_t n = in.shape.back();
+  visit_floats(in.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    run_add_rows(in.as<const T>(), call.in[1].as<const T>(), p.weighted ? call.in[2].as<const T>() : nullptr,
+                 p.biased ? call.in[2 + p.weighted].as<const T>() : nullptr, call.out[0].as<T>(),
+                 call.out[1].as<T>(), in.size / n, n, p);
   });
 }
 
@@ -385,6 +450,7 @@ void run_norm_grad(const KernelCall& call) {
 
 void register_norm(KernelTable& t) {
   t.add<Norm>({&run_norm, 0b111, 0b1});
+  t.add<AddNorm>({&run_add_norm, 0b1111, 0});
   t.add<NormGrad>({&run_norm_grad, 0b111, 0});
 }
 

@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2)
                   int64_t* fault) {
   using T = std::conditional_t<sizeof(X) == 4, Bfloat, X>;
   using Step = WeightStep<F, kGroup, kKind>;
-  constexpr int kOfRow = PartOfX<X>::kColumns, kMost = kColumns / kOfRow;
+  constexpr int kOfRow = PartOfX<X>::kColumns;
   constexpr uint32_t kOnes = std::is_same_v<T, Half> ? 0x3c003c00u : 0x3f803f80u;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp,
             warps = static_cast<int>(blockDim.x) / kWarp, g = lane / 4, t = lane % 4;

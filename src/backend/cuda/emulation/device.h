@@ -16,6 +16,7 @@
 #include <type_traits>
 
 #include "backend/cuda/emulation/machine.h"
+#include "backend/cuda/emulation/races.h"
 
 #define __CUDA_ARCH__ 900
 #define threadIdx (::lazuli::cuda::emulation::current->index)
@@ -159,20 +160,24 @@ LAZULI_REDUCE(__reduce_max_sync, int, a < b ? b : a)
 
 // ---- Atomics: one thread runs at a time ----
 
-#define LAZULI_ATOMIC(name, expression)               \
-  template <class T>                                  \
-  T name(T* at, std::type_identity_t<T> x) {          \
-    const T old = *at;                                \
-    *at = T(expression);                              \
-    return old;                                       \
-  }                                                   \
-  template <class T>                                  \
-  T name##_block(T* at, std::type_identity_t<T> x) {  \
-    return name(at, x);                               \
-  }                                                   \
-  template <class T>                                  \
-  T name##_system(T* at, std::type_identity_t<T> x) { \
-    return name(at, x);                               \
+// (Not accesses that can be part of a race.)
+#define LAZULI_NO_RACE __attribute__((no_sanitize("thread"), noinline))
+
+#define LAZULI_ATOMIC(name, expression)                     \
+  template <class T>                                        \
+  LAZULI_NO_RACE T name(T* at, std::type_identity_t<T> x) { \
+    ::lazuli::cuda::emulation::note_atomic(at, sizeof(T));  \
+    const T old = *at;                                      \
+    *at = T(expression);                                    \
+    return old;                                             \
+  }                                                         \
+  template <class T>                                        \
+  T name##_block(T* at, std::type_identity_t<T> x) {        \
+    return name(at, x);                                     \
+  }                                                         \
+  template <class T>                                        \
+  T name##_system(T* at, std::type_identity_t<T> x) {       \
+    return name(at, x);                                     \
   }
 LAZULI_ATOMIC(atomicAdd, old + x)
 LAZULI_ATOMIC(atomicSub, old - x)
@@ -186,7 +191,8 @@ LAZULI_ATOMIC(atomicInc, old >= x ? T(0) : old + 1)
 LAZULI_ATOMIC(atomicDec, old == 0 || old > x ? x : old - 1)
 #undef LAZULI_ATOMIC
 template <class T>
-T atomicCAS(T* at, std::type_identity_t<T> expected, std::type_identity_t<T> x) {
+LAZULI_NO_RACE T atomicCAS(T* at, std::type_identity_t<T> expected, std::type_identity_t<T> x) {
+  ::lazuli::cuda::emulation::note_atomic(at, sizeof(T));
   const T old = *at;
   if (std::memcmp(&old, &expected, sizeof(T)) == 0) *at = x;
   return old;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "backend/cuda/emulation/graphs.h"
+#include "backend/cuda/emulation/races.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -35,6 +36,8 @@ constexpr size_t kStack = 256 * 1024;
 #else
 constexpr size_t kStack = 128 * 1024;
 #endif
+uintptr_t stack_begin = 0;
+const size_t stack_bytes = kStack;
 
 #ifdef __x86_64__
 // (It jumps back: a return to another place than that of the last call is predicted wrong.)
@@ -134,6 +137,9 @@ class Machine {
     if (posix_memalign(&memory, 128, std::max<size_t>(shared, 1)) != 0) throw std::bad_alloc();
     const std::unique_ptr<void, decltype(&std::free)> owner(memory, &std::free);
     dynamic_shared = memory;
+#ifdef LAZULI_EMULATED_RACES
+    begin_launch(memory, shared);
+#endif
     for (unsigned z = 0; z < grid.z; ++z)
       for (unsigned y = 0; y < grid.y; ++y)
         for (unsigned x = 0; x < grid.x; ++x) {
@@ -209,6 +215,7 @@ class Machine {
   void copy_later(const Copy& c) {
     if ((reinterpret_cast<uintptr_t>(c.to) | reinterpret_cast<uintptr_t>(c.from)) % c.bytes != 0)
       fail("a copy of " + std::to_string(c.bytes) + " bytes is not aligned");
+    note_access(c.to, c.bytes, true);
     std::memset(c.to, 0xff, c.bytes);
     copies().push_back(c);
   }
@@ -219,6 +226,8 @@ class Machine {
     while (end > 0 && (all[end - 1].to || open++ < groups)) --end;
     for (size_t i = 0; i < end; ++i) {
       const Copy& c = all[i];
+      if (c.from) note_access(c.from, c.bytes, false);
+      if (c.to) note_access(c.to, c.bytes, true);
       if (c.from)
         std::memcpy(c.to, c.from, c.bytes);
       else if (c.to)
@@ -233,6 +242,9 @@ class Machine {
 
   void run_block() {
     const size_t n = threads_.size();
+#ifdef LAZULI_EMULATED_RACES
+    begin_block();
+#endif
     if (order_.size() != n) {
       order_.resize(n);
       for (size_t i = 0; i < n; ++i) order_[i] = static_cast<uint32_t>(i);
@@ -243,7 +255,7 @@ class Machine {
     for (unsigned z = 0; z < block_shape.z; ++z)
       for (unsigned y = 0; y < block_shape.y; ++y)
         for (unsigned x = 0; x < block_shape.x; ++x, ++at)
-          threads_[at] = {{x, y, z}, at / kWarpSize, at % kWarpSize, State::fresh, nullptr, nullptr};
+          threads_[at] = {{x, y, z}, at / kWarpSize, at % kWarpSize, State::fresh, nullptr, nullptr, 0};
     for (size_t w = 0; w < warps_.size(); ++w) {
       const size_t lanes = std::min<size_t>(kWarpSize, n - w * kWarpSize);
       warps_[w].alive = lanes == 32 ? ~0u : (1u << lanes) - 1;
@@ -326,6 +338,9 @@ class Machine {
   }
   void release_block() {
     at_barrier_ = 0;
+#ifdef LAZULI_EMULATED_RACES
+    ++clock.barriers;
+#endif
     votes_found_ = std::exchange(votes_, 0);
     if (shuffled_) shuffle();
     for (uint32_t i : order_)
@@ -334,6 +349,9 @@ class Machine {
   void release(Warp& w, Exchange* e) {
     w.open.erase(std::find(w.open.begin(), w.open.end(), e));
     Thread* const first = threads_.data() + (&w - warps_.data()) * kWarpSize;
+    if (std::strcmp(e->what, "__syncwarp") == 0)
+      for (uint32_t lane = 0; lane < kWarpSize; ++lane)
+        if (e->arrived >> lane & 1) ++first[lane].synced;
     for (uint32_t lane = 0; lane < kWarpSize; ++lane)
       if ((e->arrived >> lane & 1) && first[lane].state == State::at_warp_barrier &&
           first[lane].exchange == e)
@@ -391,6 +409,7 @@ class Machine {
   }
   void resume(Fiber* f) {
     fiber_ = f;
+    stack_begin = reinterpret_cast<uintptr_t>(f->stack);
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_start_switch_fiber(&scheduler_.fake_stack, f->stack, kStack);
 #endif

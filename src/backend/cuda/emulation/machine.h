@@ -6,7 +6,7 @@
 // A kernel that breaks a rule of CUDA ends with std::runtime_error from its launch: threads that end or wait
 // elsewhere while others wait at a barrier, lanes of a warp that meet in different operations, a launch
 // beyond the limits of an H100. Built with the address sanitizer, reads and writes outside of an array are
-// found too, in memory of the GPU as in shared memory.
+// found too, in memory of the GPU as in shared memory; with LAZULI_EMULATED_RACES, what races.h tells.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -54,8 +54,11 @@ struct Thread {
   State state;
   Fiber* fiber;
   Exchange* exchange;  // what it waits for at a warp barrier
+  uint32_t synced;     // how often it has been in __syncwarp
 };
 extern Thread* current;
+extern uintptr_t stack_begin;  // of the thread that runs
+extern const size_t stack_bytes;
 extern uint3 block_index;
 extern dim3 block_shape, grid_shape;
 extern void* dynamic_shared;

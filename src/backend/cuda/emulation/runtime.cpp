@@ -15,6 +15,7 @@
 
 #include "backend/cuda/emulation/graphs.h"
 #include "backend/cuda/emulation/memory_bounds.h"
+#include "backend/cuda/emulation/races.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -70,6 +71,10 @@ void bound(void* data, size_t bytes) {
                             memory().blocks.at(reinterpret_cast<uintptr_t>(data)) - bytes);
 #endif
 }
+
+#ifdef LAZULI_EMULATED_RACES
+bool is_gpu_memory(const void* at) { return memory().holds(at, 1); }
+#endif
 
 void unbound(void* data) {
 #ifdef __SANITIZE_ADDRESS__
