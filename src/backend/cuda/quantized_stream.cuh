@@ -107,8 +107,10 @@ struct Conversion {
       const auto low = static_cast<uint32_t>(bits), high = static_cast<uint32_t>(bits >> 32);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        if constexpr (F::kBits == 4)
-          pair[i] = (low >> (4 * i) & 0x000f000fu) | (is_offset ? 0x43004300u : 0u);
+        if constexpr (is_offset)
+          pair[i] = mask_and_set(low >> (4 * i), 0x000f000fu, 0x43004300u);
+        else if constexpr (F::kBits == 4)
+          pair[i] = low >> (4 * i) & 0x000f000fu;
         else
           pair[i] = (low >> (8 * i) & 0xff) | (high >> (8 * i) & 0xff) << 16;
       }

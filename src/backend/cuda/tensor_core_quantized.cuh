@@ -57,6 +57,17 @@ __device__ inline void mma_int8_16x8x16(int (&c)[4], uint32_t a0, uint32_t a1, u
 #endif
 }
 
+// x & mask | bits, in one instruction: with two constants the compiler makes two of it.
+__device__ inline uint32_t mask_and_set(uint32_t x, uint32_t mask, uint32_t bits) {
+#ifdef LAZULI_EMULATED
+  return (x & mask) | bits;
+#else
+  uint32_t y;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(y) : "r"(x), "r"(mask), "r"(bits));
+  return y;
+#endif
+}
+
 // Pairs of halves: x * factor + addend, each rounded once; also of subnormal numbers.
 template <class T>
 __device__ inline uint32_t fma_halves(uint32_t x, uint32_t factor, uint32_t addend) {
