@@ -31,12 +31,12 @@ void Decoder::end(const Weights& w) {
 
 array Decoder::hidden(const array& tokens, Cache& cache) const {
   array x = embedding_(tokens);
-  const Places places(cache[0].position());
+  const Tokens rows{tokens.shape(0), tokens.shape(1), Places(cache[0].position())};
   if (embedding_scale != 1) x = x * embedding_scale;
   if (positions) {
-    array at = arange(0.0, static_cast<double>(tokens.shape(1)), int32);
-    const Position& start = places.first;
-    const int64_t most = positions->rows(), end = cache.length() + tokens.shape(1);
+    array at = arange(0.0, static_cast<double>(rows.length), int32);
+    const Position& start = rows.places.first;
+    const int64_t most = positions->rows(), end = cache.length() + rows.length;
     if (end > most)
       throw std::invalid_argument(fmt::format(
           "[model] {} tokens are more than the {} positions that the model has learned", end, most));
@@ -46,13 +46,14 @@ array Decoder::hidden(const array& tokens, Cache& cache) const {
       at = at + reshape(astype(std::get<array>(start), int32), {-1, 1});
     x = x + (*positions)(at);
   }
+  x = reshape(x, {rows.batch * rows.length, x.shape(2)});
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const Block& b = blocks_[i];
     // x + layer(norm(x)), as one product if nothing is between it and the sum.
     auto add = [&](auto&& layer, const std::optional<Norm>& after) {
       x = after ? x + (*after)(layer(std::nullopt)) : layer(x);
     };
-    add([&](const auto& residual) { return b.attention(b.attention_norm(x), cache[i], places, residual); },
+    add([&](const auto& residual) { return b.attention(b.attention_norm(x), cache[i], rows, residual); },
         b.post_attention_norm);
     add(
         [&](const auto& residual) {
@@ -61,7 +62,7 @@ array Decoder::hidden(const array& tokens, Cache& cache) const {
         },
         b.post_feed_forward_norm);
   }
-  return norm_(x);
+  return reshape(norm_(x), {rows.batch, rows.length, x.shape(1)});
 }
 
 bool Decoder::lazy() const {

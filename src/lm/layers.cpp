@@ -18,9 +18,10 @@ array features(const array& x, int64_t begin, int64_t end) {
   return slice(x, start, stop);
 }
 
-// The heads of each position side by side again.
+// (batch, heads, positions, size): the heads of each position side by side again.
 array merged(const array& y) {
-  return reshape(transpose(y, {0, 2, 1, 3}), {y.shape(0), y.shape(2), y.shape(1) * y.shape(3)});
+  const array by_position = y.shape(2) == 1 ? y : transpose(y, {0, 2, 1, 3});
+  return reshape(by_position, {y.shape(0) * y.shape(2), y.shape(1) * y.shape(3)});
 }
 
 array activate(const array& x, Activation a) {
@@ -170,11 +171,14 @@ array Norm::operator()(const array& x) const {
   return bias ? fast::layer_norm(x, weight, bias, eps) : fast::rms_norm(x, weight, eps);
 }
 
-array Attention::operator()(const array& x, KVCache& cache, const Places& places,
+array Attention::operator()(const array& x, KVCache& cache, const Tokens& tokens,
                             const std::optional<array>& residual) const {
-  const int64_t batch = x.shape(0), n = x.shape(1), d = head_size;
+  const int64_t batch = tokens.batch, n = tokens.length, d = head_size;
+  // Of one position each, heads lie as they should.
   auto by_head = [&](const array& y) {
-    return transpose(reshape(y, {batch, n, y.shape(2) / d, d}), {0, 2, 1, 3});
+    const int64_t heads = y.shape(1) / d;
+    if (n == 1) return reshape(y, {batch, heads, 1, d});
+    return transpose(reshape(y, {batch, n, heads, d}), {0, 2, 1, 3});
   };
   array q = x, k = x, v = x;  // (batch, heads, positions, head size)
   bool to_turn = rope.has_value();
@@ -186,7 +190,7 @@ array Attention::operator()(const array& x, KVCache& cache, const Places& places
     const int64_t end_q = qkv.rows[0] / d, end_k = end_q + qkv.rows[1] / d, end = end_k + qkv.rows[2] / d;
     array of_qk = all;
     if (to_turn && !q_norm && !k_norm) {  // both at once
-      of_qk = lm::rope(heads(all, 0, end_k), *rope, places);
+      of_qk = lm::rope(heads(all, 0, end_k), *rope, tokens.places);
       to_turn = false;
     }
     q = heads(of_qk, 0, end_q);
@@ -201,8 +205,8 @@ array Attention::operator()(const array& x, KVCache& cache, const Places& places
   if (q_norm) q = (*q_norm)(q);
   if (k_norm) k = (*k_norm)(k);
   if (to_turn) {
-    q = lm::rope(q, *rope, places);
-    k = lm::rope(k, *rope, places);
+    q = lm::rope(q, *rope, tokens.places);
+    k = lm::rope(k, *rope, tokens.places);
   }
   return out(merged(cache.attend(q, k, v, options)), residual);
 }
@@ -228,16 +232,15 @@ array ExpertMatrices::operator()(const array& x, const array& chosen) const {
 }
 
 array Experts::operator()(const array& x, const std::optional<array>& residual) const {
-  const int64_t n = x.shape(0) * x.shape(1), hidden = x.shape(2);
-  array rows = reshape(x, {n, hidden});
-  array scores = softmax(astype(router(rows), float32), -1, true);
-  array chosen = slice(argpartition(negative(scores), static_cast<int>(used) - 1, -1), {0, 0}, {n, used});
+  array scores = softmax(astype(router(x), float32), -1, true);
+  array chosen =
+      slice(argpartition(negative(scores), static_cast<int>(used) - 1, -1), {0, 0}, {x.shape(0), used});
   array shares = take_along_axis(scores, chosen, -1);
   if (normalize) shares = shares / sum(shares, -1, true);
   shares = astype(shares, x.dtype());
-  rows = expand_dims(rows, 1);
+  const array rows = expand_dims(x, 1);
   array y = down(nn::silu(gate(rows, chosen)) * up(rows, chosen), chosen);
-  y = reshape(sum(y * expand_dims(shares, -1), 1), x.shape());
+  y = sum(y * expand_dims(shares, -1), 1);
   return residual ? *residual + y : y;
 }
 

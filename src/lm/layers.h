@@ -1,5 +1,6 @@
-// The parts that language models are made of. Activations have the shape (batch, positions, features) and the
-// dtype that the source of the weights has chosen (Weights::activations): each layer gives what it is given.
+// The parts that language models are made of. Activations have the shape (batch * positions, features) and
+// the dtype that the source of the weights has chosen (Weights::activations): each layer gives what it is
+// given.
 #pragma once
 
 #include <cstdint>
@@ -67,6 +68,13 @@ struct Norm {
   array operator()(const array& x) const;
 };
 
+// The new tokens of a step: their rows of activations are those of `batch` texts, one after the other, each
+// of `length` positions.
+struct Tokens {
+  int64_t batch, length;
+  Places places;
+};
+
 // Self-attention with grouped heads.
 struct Attention {
   Projections qkv;
@@ -76,8 +84,8 @@ struct Attention {
   std::optional<Rope> rope = std::nullopt;
   AttentionOptions options{.scale = 1};
 
-  // out(...) + residual, of tokens that stand at `places`.
-  array operator()(const array& x, KVCache& cache, const Places& places,
+  // out(...) + residual
+  array operator()(const array& x, KVCache& cache, const Tokens& tokens,
                    const std::optional<array>& residual) const;
 };
 
