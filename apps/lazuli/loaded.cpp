@@ -13,8 +13,9 @@ namespace lazuli::app {
 
 Loaded load(const std::string& path, bool quiet) {
   const auto start = std::chrono::steady_clock::now();
-  const ModelFiles files = load_model_files(path);
-  Loaded all{lm::load_tokenizer(files), lm::load_model(files)};
+  ModelFiles files = load_model_files(path);
+  lm::Tokenizer tokenizer = lm::load_tokenizer(files);
+  Loaded all{std::move(tokenizer), lm::load_model(std::move(files))};
   const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
   if (!quiet) {
     const lm::ModelInfo& m = all.model.info();
@@ -69,7 +70,7 @@ void add_cache(CLI::App& command, lm::CacheOptions& o) {
             for (const Type& t : kTypes)
               if (name == t.name) o.dtype = t.dtype, o.bits = t.bits;
           },
-          "How the keys and values of tokens are kept (default: f16)")
+          "How the keys and values of tokens are kept (default: f16, or bf16 where a GPU computes in that)")
       ->check(CLI::IsMember(names));
   command.add_option("--cache-group", o.group_size, "Features that share a scale in q8 to q2, at most")
       ->capture_default_str()

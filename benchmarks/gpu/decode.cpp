@@ -71,20 +71,19 @@ std::string config(bool quantized) {
 struct Generation {
   explicit Generation(bool quantized) {
     Weights w = make_weights(quantized);
+    ModelFiles files;
     bytes = w.read + 2.0 * 2 * kLayers * kKeys * kContext;  // and keys and values
     files.path = "random weights";
     files.config = config(quantized);
     files.weights = std::move(w.all);
-    model = lm::load_model(files);
-    cache = model->make_cache({.dtype = quantized ? float16 : bfloat16});
+    model = lm::load_model(std::move(files));
+    cache = model->make_cache();
     array prompt = random::randint(0, static_cast<int>(kVocabulary), {1, kContext}, int32);
     take_next((*model)(prompt, *cache));
     eval(token);
-    files.weights.clear();
   }
   void take_next(const array& logits) { token = reshape(astype(argmax(logits, -1), int32), {1, 1}); }
 
-  ModelFiles files;
   std::optional<lm::Model> model;
   std::optional<lm::Cache> cache;
   array token{0};

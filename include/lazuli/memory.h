@@ -10,6 +10,8 @@
 
 namespace lazuli {
 
+class array;
+
 // Bytes in buffers that arrays hold, the most there has been, and bytes kept for reuse.
 size_t get_active_memory(Device d = default_device());
 size_t get_peak_memory(Device d = default_device());
@@ -28,6 +30,10 @@ size_t get_memory_limit(Device d = default_device());
 // machine's memory. Returns the old limit.
 size_t set_cache_limit(size_t bytes, Device d = default_device());
 void clear_cache(Device d = default_device());
+
+// Gives back what an array of the host takes on the GPU because something there has read it. It is copied
+// again when it is read there again.
+void release_gpu_copy(const array& a);
 
 // No effect on Linux; returns 0. Kept for programs written for MLX.
 size_t set_wired_limit(size_t bytes);

@@ -37,11 +37,12 @@ array capped(const array& q, const Remembered& all, const AttentionOptions& o,
   const array stored_keys = expanded(all.keys, q.dtype()), stored_values = expanded(all.values, q.dtype());
   const int64_t batch = q.shape(0), heads = q.shape(1), n = q.shape(2), d = q.shape(3);
   const int64_t kv_heads = stored_keys.shape(1), keys = stored_keys.shape(2), group = heads / kv_heads;
-  array rows = reshape(q * array(o.scale), {batch, kv_heads, group * n, d});
+  array rows = reshape(q * o.scale, {batch, kv_heads, group * n, d});
   array scores = reshape(matmul(rows, swapaxes(stored_keys, -1, -2)), {batch, heads, n, keys});
+  scores = astype(scores, float32);  // halves are rounded after the last of these, not after each
   scores = tanh(scores * array(1 / o.softcap)) * array(o.softcap);
   if (mask) scores = where(*mask, scores, array(-std::numeric_limits<float>::infinity()));
-  array weights = reshape(softmax(scores, -1, true), {batch, kv_heads, group * n, keys});
+  array weights = reshape(softmax(astype(scores, q.dtype()), -1, true), {batch, kv_heads, group * n, keys});
   return reshape(matmul(weights, stored_values), {batch, heads, n, stored_values.shape(3)});
 }
 

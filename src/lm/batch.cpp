@@ -27,11 +27,12 @@ struct Request {
   Clock::time_point start;  // of its generation
 };
 
-Cache batch_cache(int64_t layers, const CacheOptions& options) {
+Cache batch_cache(const ModelInfo& model, const CacheOptions& options) {
   if (options.max_positions != 0)
     throw std::invalid_argument("[BatchGenerator] texts of a batch remember all: max_positions must be 0");
   std::vector<std::unique_ptr<KVCache>> all;
-  for (int64_t i = 0; i < layers; ++i) all.push_back(std::make_unique<BatchCache>(options));
+  for (int64_t i = 0; i < model.layers; ++i)
+    all.push_back(std::make_unique<BatchCache>(resolved(options, model.activations)));
   return Cache(std::move(all));
 }
 BatchCache& layer(Cache& cache, size_t i) { return static_cast<BatchCache&>(cache[i]); }
@@ -53,7 +54,7 @@ struct BatchGenerator::State {
     const auto begin = Clock::now();
     const std::span<const int32_t> prompt = r.text.history();
     const GenerateOptions& o = r.text.options();
-    Cache own = batch_cache(model.info().layers, options.cache);
+    Cache own = batch_cache(model.info(), options.cache);
     std::optional<Scores> scores;
     for (int64_t done = 0, n = std::ssize(prompt); done < n;) {
       const int64_t count = std::min(o.prefill_step, n - done);
@@ -115,8 +116,7 @@ struct BatchGenerator::State {
 };
 
 BatchGenerator::BatchGenerator(const Model& model, const Tokenizer& tokenizer, const BatchOptions& options)
-    : state_(
-          new State{model, tokenizer, options, {}, {}, {}, batch_cache(model.info().layers, options.cache)}) {
+    : state_(new State{model, tokenizer, options, {}, {}, {}, batch_cache(model.info(), options.cache)}) {
   if (options.max_rows < 1)
     throw std::invalid_argument(
         fmt::format("[BatchGenerator] max_rows must be 1 or more, not {}", options.max_rows));

@@ -32,9 +32,9 @@ array BatchCache::attend(const array& q, const array& k, const array& v, const A
 Position BatchCache::position() const {
   if (std::all_of(padding_.begin(), padding_.end(), [&](int64_t p) { return p == padding_[0]; }))
     return length_ - (padding_.empty() ? 0 : padding_[0]);
-  std::vector<int32_t> at;
-  for (int64_t p : padding_) at.push_back(static_cast<int32_t>(length_ - p));
-  return array(at.data(), {std::ssize(at)}, int32);
+  std::vector<int64_t> at;
+  for (int64_t p : padding_) at.push_back(length_ - p);
+  return array(at.data(), {std::ssize(at)}, int64);
 }
 
 KVCache::State BatchCache::state() const {

@@ -28,14 +28,20 @@ int group_of(int64_t head_size, int most) {
   return 0;
 }
 
-Dtype scale_dtype(const CacheOptions& o) { return o.dtype == bfloat16 ? float32 : o.dtype; }
+Dtype scale_dtype(const CacheOptions& o) { return o.dtype == bfloat16 ? float32 : *o.dtype; }
 
 }  // namespace
 
+CacheOptions resolved(const CacheOptions& options, Dtype activations) {
+  CacheOptions o = options;
+  if (!o.dtype) o.dtype = activations == bfloat16 && o.bits == 0 ? bfloat16 : float16;
+  return o;
+}
+
 std::optional<std::string> problem_of(const CacheOptions& o) {
-  if (o.dtype != float32 && o.dtype != float16 && o.dtype != bfloat16)
+  if (o.dtype && o.dtype != float32 && o.dtype != float16 && o.dtype != bfloat16)
     return fmt::format("keys and values are kept as float32, float16 or bfloat16, not {}",
-                       dtype_name(o.dtype));
+                       dtype_name(*o.dtype));
   if (o.bits != 0 && (o.bits < 2 || o.bits > 8 || o.bits == 7))
     return fmt::format("keys and values have 2, 3, 4, 5, 6 or 8 bits (0: not quantized), not {}", o.bits);
   if (o.group_size != 32 && o.group_size != 64 && o.group_size != 128)
@@ -45,12 +51,12 @@ std::optional<std::string> problem_of(const CacheOptions& o) {
   return std::nullopt;
 }
 
-Columns::Columns(const CacheOptions& options) : options_(options) {
+Columns::Columns(const CacheOptions& options) : options_(resolved(options, float32)) {
   if (auto problem = problem_of(options)) throw std::invalid_argument("[make_cache] " + *problem);
 }
 
 std::vector<array> Columns::encoded(const array& a) const {
-  if (!quantized_) return {astype(a, options_.dtype)};
+  if (!quantized_) return {astype(a, *options_.dtype)};
   return lazuli::quantize(astype(a, scale_dtype(options_)), group_of(a.shape(3), options_.group_size),
                           options_.bits);
 }
@@ -129,7 +135,7 @@ std::optional<std::string> Columns::restore(const std::vector<array>& parts, int
   for (size_t i = 0; i < parts.size(); ++i) {
     const array& a = parts[i];
     const size_t role = quantized_ ? i % 3 : 1;  // words, scales, biases
-    const Dtype dtype = !quantized_ ? o.dtype : role == 0 ? uint32 : scale_dtype(o);
+    const Dtype dtype = !quantized_ ? *o.dtype : role == 0 ? uint32 : scale_dtype(o);
     bool fits = a.ndim() == 4 && a.shape(2) == positions && a.shape(0) == parts[0].shape(0) &&
                 a.shape(1) == parts[0].shape(1) && a.dtype() == dtype;
     if (fits && quantized_) {

@@ -12,12 +12,15 @@
 
 namespace lazuli::lm {
 
+// The options with a dtype, for a model that computes in `activations`.
+CacheOptions resolved(const CacheOptions& options, Dtype activations);
+
 // What is wrong with how keys and values are to be kept, if anything is.
 std::optional<std::string> problem_of(const CacheOptions& options);
 
 class Columns {
  public:
-  // Throws std::invalid_argument if there is a problem.
+  // Without a dtype it is float16. Throws std::invalid_argument if there is a problem.
   explicit Columns(const CacheOptions& options);
 
   const CacheOptions& options() const { return options_; }

@@ -26,15 +26,17 @@ void Decoder::end(const Weights& w) {
   info.vocabulary = config_.vocabulary;
   info.context = config_.context;
   info.weight_bytes = w.bytes();
+  info.activations = w.activations();
 }
 
 array Decoder::hidden(const array& tokens, Cache& cache) const {
   array x = embedding_(tokens);
-  if (embedding_scale != 1) x = x * array(embedding_scale);
+  const Tokens rows{tokens.shape(0), tokens.shape(1), Places(cache[0].position())};
+  if (embedding_scale != 1) x = x * embedding_scale;
   if (positions) {
-    array at = arange(0.0, static_cast<double>(tokens.shape(1)), int32);
-    const Position start = cache[0].position();
-    const int64_t most = positions->rows(), end = cache.length() + tokens.shape(1);
+    array at = arange(0.0, static_cast<double>(rows.length), int32);
+    const Position& start = rows.places.first;
+    const int64_t most = positions->rows(), end = cache.length() + rows.length;
     if (end > most)
       throw std::invalid_argument(fmt::format(
           "[model] {} tokens are more than the {} positions that the model has learned", end, most));
@@ -44,14 +46,23 @@ array Decoder::hidden(const array& tokens, Cache& cache) const {
       at = at + reshape(astype(std::get<array>(start), int32), {-1, 1});
     x = x + (*positions)(at);
   }
+  x = reshape(x, {rows.batch * rows.length, x.shape(2)});
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const Block& b = blocks_[i];
-    array y = b.attention(b.attention_norm(x), cache[i]);
-    x = x + (b.post_attention_norm ? (*b.post_attention_norm)(y) : y);
-    y = std::visit([&](auto& layer) { return layer(b.feed_forward_norm(x)); }, b.feed_forward);
-    x = x + (b.post_feed_forward_norm ? (*b.post_feed_forward_norm)(y) : y);
+    // x + layer(norm(x)), as one product if nothing is between it and the sum.
+    auto add = [&](auto&& layer, const std::optional<Norm>& after) {
+      x = after ? x + (*after)(layer(std::nullopt)) : layer(x);
+    };
+    add([&](const auto& residual) { return b.attention(b.attention_norm(x), cache[i], rows, residual); },
+        b.post_attention_norm);
+    add(
+        [&](const auto& residual) {
+          const array h = b.feed_forward_norm(x);
+          return std::visit([&](auto& layer) { return layer(h, residual); }, b.feed_forward);
+        },
+        b.post_feed_forward_norm);
   }
-  return norm_(x);
+  return reshape(norm_(x), {rows.batch, rows.length, x.shape(1)});
 }
 
 bool Decoder::lazy() const {
@@ -62,7 +73,7 @@ bool Decoder::lazy() const {
 }
 
 array Decoder::logits(const array& h) const {
-  array y = head_(h);
+  array y = astype(head_(h), float32);
   if (config_.logit_softcap == 0) return y;
   return tanh(y * array(1 / config_.logit_softcap)) * array(config_.logit_softcap);
 }

@@ -1,6 +1,9 @@
 #include "lm/layers.h"
 
+#include <algorithm>
+
 #include "lazuli/fast.h"
+#include "lazuli/memory.h"
 #include "lazuli/nn/activations.h"
 
 namespace lazuli::lm {
@@ -15,9 +18,10 @@ array features(const array& x, int64_t begin, int64_t end) {
   return slice(x, start, stop);
 }
 
-// The heads of each position side by side again.
+// (batch, heads, positions, size): the heads of each position side by side again.
 array merged(const array& y) {
-  return reshape(transpose(y, {0, 2, 1, 3}), {y.shape(0), y.shape(2), y.shape(1) * y.shape(3)});
+  const array by_position = y.shape(2) == 1 ? y : transpose(y, {0, 2, 1, 3});
+  return reshape(by_position, {y.shape(0) * y.shape(2), y.shape(1) * y.shape(3)});
 }
 
 array activate(const array& x, Activation a) {
@@ -47,20 +51,89 @@ array routed(const std::vector<Linear>& experts, const array& x, const array& ch
   return take(concatenate(std::move(results), 0), array(place.data(), chosen.shape(), int32), 0);
 }
 
+// Whether matrices can become one, and that one.
+bool alike(const std::vector<array>& m) {
+  return std::ranges::all_of(m, [&](const array& a) { return a.dtype() == m[0].dtype(); });
+}
+array rows_of_all(const std::vector<array>& parts) {
+  array all = concatenate(parts, 0);
+  all.eval();
+  for (const array& a : parts) release_gpu_copy(a);
+  return all;
+}
+
+bool alike(const std::vector<BlockMatrix>& m) {
+  return std::ranges::all_of(m, [&](const BlockMatrix& b) {
+    return b.bits == m[0].bits && b.group == m[0].group && b.minimums == m[0].minimums;
+  });
+}
+BlockMatrix rows_of_all(const std::vector<BlockMatrix>& parts) {
+  BlockMatrix all = stack_rows(parts);
+  all.tiles.eval();
+  return all;
+}
+
+bool alike(const std::vector<QuantizedMatrix>& m) {
+  return std::ranges::all_of(m, [&](const QuantizedMatrix& q) {
+    return q.group_size == m[0].group_size && q.bits == m[0].bits && q.mode == m[0].mode &&
+           q.scales.dtype() == m[0].scales.dtype() &&
+           (!q.biases || q.biases->dtype() == m[0].biases->dtype());
+  });
+}
+QuantizedMatrix rows_of_all(const std::vector<QuantizedMatrix>& parts) {
+  auto all = [&](auto&& member) {
+    std::vector<array> of_parts;
+    for (const QuantizedMatrix& q : parts) of_parts.push_back(member(q));
+    return rows_of_all(of_parts);
+  };
+  QuantizedMatrix one = parts[0];
+  one.values = all([](const QuantizedMatrix& q) { return q.values; });
+  one.scales = all([](const QuantizedMatrix& q) { return q.scales; });
+  if (one.biases) one.biases = all([](const QuantizedMatrix& q) { return *q.biases; });
+  return one;
+}
+
 }  // namespace
 
-array Linear::operator()(const array& x) const {
+array Linear::operator()(const array& x, const std::optional<array>& addend) const {
+  // In halves, which only models on a GPU compute in, one kernel multiplies and adds, and rounds once.
+  if (auto* w = std::get_if<array>(&weight);
+      w && w->dtype() == x.dtype() && x.dtype() != float32 && (bias || addend)) {
+    array y = addmm(bias ? *bias : *addend, x, transpose(*w));
+    return bias && addend ? *addend + y : y;
+  }
   array y = std::visit(
       [&]<class W>(const W& w) {
         if constexpr (std::same_as<W, BlockMatrix>)
           return block_matmul(x, w);
         else if constexpr (std::same_as<W, QuantizedMatrix>)
-          return quantized_matmul(x, w.values, w.scales, w.biases, true, w.group_size, w.bits, w.mode);
+          return astype(quantized_matmul(x, w.values, w.scales, w.biases, true, w.group_size, w.bits, w.mode),
+                        x.dtype());
         else
           return astype(matmul(astype(x, w.dtype()), transpose(w)), x.dtype());
       },
       weight);
-  return bias ? y + *bias : y;
+  if (bias) y = y + *bias;
+  return addend ? *addend + y : y;
+}
+
+std::optional<Linear> stacked(const std::vector<Linear>& parts) {
+  std::vector<array> biases;
+  for (const Linear& part : parts) {
+    if (part.weight.index() != parts[0].weight.index() || part.bias.has_value() != parts[0].bias.has_value())
+      return std::nullopt;
+    if (part.bias) biases.push_back(*part.bias);
+  }
+  std::optional<Linear> one;
+  std::visit(
+      [&]<class W>(const W&) {
+        std::vector<W> weights;
+        for (const Linear& part : parts) weights.push_back(std::get<W>(part.weight));
+        if (alike(weights)) one = Linear{rows_of_all(weights)};
+      },
+      parts[0].weight);
+  if (one && !biases.empty()) one->bias = rows_of_all(biases);
+  return one;
 }
 
 std::vector<array> Projections::operator()(const array& x) const {
@@ -82,11 +155,11 @@ array Embedding::operator()(const array& tokens) const {
   if (auto* q = std::get_if<QuantizedMatrix>(&table)) {
     const auto biases = q->biases ? std::optional(take(*q->biases, tokens, 0)) : std::nullopt;
     return dequantize(take(q->values, tokens, 0), take(q->scales, tokens, 0), biases, q->group_size, q->bits,
-                      q->mode, std::nullopt, float32);
+                      q->mode, std::nullopt, dtype);
   }
   const array& rows_of = std::get<array>(table);
-  if (ggml_info(type).block_size > 1) return take_blocks(rows_of, type, tokens);
-  return astype(take(rows_of, tokens, 0), float32);
+  if (ggml_info(type).block_size > 1) return astype(take_blocks(rows_of, type, tokens), dtype);
+  return astype(take(rows_of, tokens, 0), dtype);
 }
 
 int64_t Embedding::rows() const {
@@ -98,10 +171,14 @@ array Norm::operator()(const array& x) const {
   return bias ? fast::layer_norm(x, weight, bias, eps) : fast::rms_norm(x, weight, eps);
 }
 
-array Attention::operator()(const array& x, KVCache& cache) const {
-  const int64_t batch = x.shape(0), n = x.shape(1), d = head_size;
+array Attention::operator()(const array& x, KVCache& cache, const Tokens& tokens,
+                            const std::optional<array>& residual) const {
+  const int64_t batch = tokens.batch, n = tokens.length, d = head_size;
+  // Of one position each, heads lie as they should.
   auto by_head = [&](const array& y) {
-    return transpose(reshape(y, {batch, n, y.shape(2) / d, d}), {0, 2, 1, 3});
+    const int64_t heads = y.shape(1) / d;
+    if (n == 1) return reshape(y, {batch, heads, 1, d});
+    return transpose(reshape(y, {batch, n, heads, d}), {0, 2, 1, 3});
   };
   array q = x, k = x, v = x;  // (batch, heads, positions, head size)
   bool to_turn = rope.has_value();
@@ -113,7 +190,7 @@ array Attention::operator()(const array& x, KVCache& cache) const {
     const int64_t end_q = qkv.rows[0] / d, end_k = end_q + qkv.rows[1] / d, end = end_k + qkv.rows[2] / d;
     array of_qk = all;
     if (to_turn && !q_norm && !k_norm) {  // both at once
-      of_qk = lm::rope(heads(all, 0, end_k), *rope, cache.position());
+      of_qk = lm::rope(heads(all, 0, end_k), *rope, tokens.places);
       to_turn = false;
     }
     q = heads(of_qk, 0, end_q);
@@ -128,16 +205,16 @@ array Attention::operator()(const array& x, KVCache& cache) const {
   if (q_norm) q = (*q_norm)(q);
   if (k_norm) k = (*k_norm)(k);
   if (to_turn) {
-    q = lm::rope(q, *rope, cache.position());
-    k = lm::rope(k, *rope, cache.position());
+    q = lm::rope(q, *rope, tokens.places);
+    k = lm::rope(k, *rope, tokens.places);
   }
-  return out(merged(cache.attend(q, k, v, options)));
+  return out(merged(cache.attend(q, k, v, options)), residual);
 }
 
-array FeedForward::operator()(const array& x) const {
+array FeedForward::operator()(const array& x, const std::optional<array>& residual) const {
   std::vector<array> parts = gate_up(x);
   array y = activate(parts[0], activation);
-  return down(parts.size() > 1 ? y * parts[1] : y);
+  return down(parts.size() > 1 ? y * parts[1] : y, residual);
 }
 
 array ExpertMatrices::operator()(const array& x, const array& chosen) const {
@@ -145,24 +222,26 @@ array ExpertMatrices::operator()(const array& x, const array& chosen) const {
   if (auto* each = std::get_if<std::vector<Linear>>(&all)) return routed(*each, x, chosen);
   array rows = expand_dims(x, 2);  // (tokens, 1 or k, 1, columns)
   if (auto* q = std::get_if<QuantizedMatrix>(&all))
-    return squeeze(gather_qmm(rows, q->values, q->scales, q->biases, std::nullopt, chosen, true,
-                              q->group_size, q->bits, q->mode),
-                   2);
+    return astype(squeeze(gather_qmm(rows, q->values, q->scales, q->biases, std::nullopt, chosen, true,
+                                     q->group_size, q->bits, q->mode),
+                          2),
+                  x.dtype());
   const array& w = std::get<array>(all);
   array y = gather_mm(astype(rows, w.dtype()), swapaxes(w, -1, -2), std::nullopt, chosen);
   return astype(squeeze(y, 2), x.dtype());
 }
 
-array Experts::operator()(const array& x) const {
-  const int64_t n = x.shape(0) * x.shape(1), hidden = x.shape(2);
-  array rows = reshape(x, {n, hidden});
-  array scores = softmax(router(rows), -1, true);
-  array chosen = slice(argpartition(negative(scores), static_cast<int>(used) - 1, -1), {0, 0}, {n, used});
+array Experts::operator()(const array& x, const std::optional<array>& residual) const {
+  array scores = softmax(astype(router(x), float32), -1, true);
+  array chosen =
+      slice(argpartition(negative(scores), static_cast<int>(used) - 1, -1), {0, 0}, {x.shape(0), used});
   array shares = take_along_axis(scores, chosen, -1);
   if (normalize) shares = shares / sum(shares, -1, true);
-  rows = expand_dims(rows, 1);
+  shares = astype(shares, x.dtype());
+  const array rows = expand_dims(x, 1);
   array y = down(nn::silu(gate(rows, chosen)) * up(rows, chosen), chosen);
-  return reshape(sum(y * expand_dims(shares, -1), 1), x.shape());
+  y = sum(y * expand_dims(shares, -1), 1);
+  return residual ? *residual + y : y;
 }
 
 }  // namespace lazuli::lm

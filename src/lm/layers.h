@@ -1,4 +1,6 @@
-// The parts that language models are made of. Activations are float32 of shape (batch, positions, features).
+// The parts that language models are made of. Activations have the shape (batch * positions, features) and
+// the dtype that the source of the weights has chosen (Weights::activations): each layer gives what it is
+// given.
 #pragma once
 
 #include <cstdint>
@@ -30,9 +32,13 @@ struct Linear {
   Weight weight = array(0.0f);
   std::optional<array> bias = std::nullopt;
 
-  // (..., columns) -> (..., rows)
-  array operator()(const array& x) const;
+  // (..., columns) -> (..., rows), plus `addend` if there is one.
+  array operator()(const array& x, const std::optional<array>& addend = std::nullopt) const;
 };
+
+// One matrix with the rows of all, or nothing if they are of different kinds. It is a copy; copies of the
+// parts that a GPU needed for it are given back.
+std::optional<Linear> stacked(const std::vector<Linear>& parts);
 
 // Products that read the same input: one matrix, or several.
 struct Projections {
@@ -46,10 +52,11 @@ struct Projections {
 struct Embedding {
   std::variant<array, QuantizedMatrix> table = array(0.0f);  // an array may hold rows of blocks, as uint8
   GgmlType type = GgmlType::F32;
+  Dtype dtype = float32;  // of the result
 
   int64_t rows() const;
 
-  array operator()(const array& tokens) const;  // (...) -> (..., hidden), float32
+  array operator()(const array& tokens) const;  // (...) -> (..., hidden)
 };
 
 // RMS norm, or layer norm if there is a bias.
@@ -61,6 +68,13 @@ struct Norm {
   array operator()(const array& x) const;
 };
 
+// The new tokens of a step: their rows of activations are those of `batch` texts, one after the other, each
+// of `length` positions.
+struct Tokens {
+  int64_t batch, length;
+  Places places;
+};
+
 // Self-attention with grouped heads.
 struct Attention {
   Projections qkv;
@@ -70,18 +84,20 @@ struct Attention {
   std::optional<Rope> rope = std::nullopt;
   AttentionOptions options{.scale = 1};
 
-  array operator()(const array& x, KVCache& cache) const;
+  // out(...) + residual
+  array operator()(const array& x, KVCache& cache, const Tokens& tokens,
+                   const std::optional<array>& residual) const;
 };
 
 enum class Activation { silu, gelu };  // gelu by tanh
 
-// down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate.
+// down(activation(gate(x)) * up(x)) + residual, or down(activation(up(x))) without a gate.
 struct FeedForward {
   Projections gate_up;  // gate and up, or up only
   Linear down;
   Activation activation = Activation::silu;
 
-  array operator()(const array& x) const;
+  array operator()(const array& x, const std::optional<array>& residual) const;
 };
 
 // A matrix (rows, columns) for each of some experts: in one array (experts, rows, columns), or by themselves.
@@ -103,7 +119,7 @@ struct Experts {
   int64_t used = 1;
   bool normalize = true;  // weights of the experts used sum to 1
 
-  array operator()(const array& x) const;
+  array operator()(const array& x, const std::optional<array>& residual) const;
 };
 
 }  // namespace lazuli::lm

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "lazuli/ops.h"
+#include "lm/columns.h"
 #include "lm/models.h"
 
 namespace lazuli::lm {
@@ -16,7 +17,7 @@ Cache Model::make_cache(const CacheOptions& options) const {
   std::vector<std::unique_ptr<KVCache>> layers;
   for (int64_t i = 0; i < info().layers; ++i) {
     const int64_t window = network_->window(i), most = options.max_positions;
-    CacheOptions layer = options;
+    CacheOptions layer = resolved(options, info().activations);
     if (window > 0 && (most == 0 || window <= most)) layer.max_positions = window, layer.keep = 0;
     layers.push_back(layer.max_positions > 0 ? make_rotating_cache(layer) : make_growing_cache(layer));
   }
@@ -44,6 +45,10 @@ Model load(const Weights& weights) {
 
 Model load_model(const Gguf& file) { return load(*open_gguf(file)); }
 Model load_model(const ModelFiles& files) { return load(*open_weights(files)); }
+Model load_model(ModelFiles&& files) {
+  ModelFiles own = std::move(files);
+  return load(*open_weights(own, &own));
+}
 Model load_model(const std::string& path) { return load_model(load_model_files(path)); }
 
 }  // namespace lazuli::lm

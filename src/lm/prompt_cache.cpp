@@ -37,7 +37,7 @@ json description(const KVCache::State& s) {
           {"numbers", s.numbers},
           {"max_positions", o.max_positions},
           {"keep", o.keep},
-          {"dtype", dtype_name(o.dtype)},
+          {"dtype", dtype_name(*o.dtype)},
           {"bits", o.bits},
           {"group_size", o.group_size},
           {"quantized_after", o.quantized_after}};

@@ -127,31 +127,35 @@ array rope_of_rows(const array& x, Rope o, const array& positions) {
     row.base = base_of(o, first[static_cast<size_t>(b)] + x.shape(2));
     row.scaling = {};
     rows.push_back(rope(slice(x, {b, 0, 0, 0}, {b + 1, x.shape(1), x.shape(2), x.shape(3)}), row,
-                        slice(positions, {b}, {b + 1})));
+                        Places(slice(positions, {b}, {b + 1}))));
   }
   return concatenate(rows, 0);
 }
 
 }  // namespace
 
-array rope(const array& x, const Rope& o, const Position& position) {
-  const auto* at = std::get_if<int64_t>(&position);
-  if (!at && std::holds_alternative<DynamicScaling>(o.scaling) && std::get<array>(position).ndim() == 1)
-    return rope_of_rows(x, o, std::get<array>(position));
+Places::Places(Position p)
+    : first(std::move(p)),
+      offset(std::holds_alternative<array>(first) ? astype(std::get<array>(first), int64)
+                                                  : array({std::get<int64_t>(first)}, int64)) {}
+
+array rope(const array& x, const Rope& o, const Places& places) {
+  const auto* at = std::get_if<int64_t>(&places.first);
+  if (!at && std::holds_alternative<DynamicScaling>(o.scaling) && places.offset.ndim() == 1)
+    return rope_of_rows(x, o, places.offset);
   const auto base = o.periods ? std::nullopt : std::optional(at ? base_of(o, *at + x.shape(2)) : o.base);
   const int size = static_cast<int>(o.size);
   array in = x;
   if (o.magnitude != 1) {
     const int64_t d = x.shape(-1);
     if (o.size == d) {
-      in = x * array(o.magnitude);
+      in = x * o.magnitude;
     } else {
       array turns = less(arange(0.0, static_cast<double>(d), int32), array(static_cast<int32_t>(o.size)));
-      in = x * where(turns, array(o.magnitude), array(1.0f));
+      in = x * where(turns, array(o.magnitude, x.dtype()), array(1.0f, x.dtype()));
     }
   }
-  if (at) return fast::rope(in, size, o.traditional, base, o.scale, static_cast<int>(*at), o.periods);
-  return fast::rope(in, size, o.traditional, base, o.scale, std::get<array>(position), o.periods);
+  return fast::rope(in, size, o.traditional, base, o.scale, places.offset, o.periods);
 }
 
 void apply(Rope& r, const RopeScaling& scaling) {

@@ -65,7 +65,15 @@ struct Rope {
   float magnitude = 1;  // of the features that turn, afterwards
   RopeScaling scaling = {};
 };
-array rope(const array& x, const Rope& options, const Position& position);
+
+// Where new tokens stand, for all layers.
+struct Places {
+  explicit Places(Position first);
+
+  Position first;
+  array offset;  // the same as an array, which layers share: it is copied to a GPU once
+};
+array rope(const array& x, const Rope& options, const Places& places);
 
 // Stretches; scale, periods and magnitude follow from size, base and `scaling`.
 void apply(Rope& rope, const RopeScaling& scaling);

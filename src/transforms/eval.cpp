@@ -546,6 +546,12 @@ void eval(const std::vector<array>& outputs) {
     }
 }
 
+void release_gpu_copy(const array& a) {
+  if (!a.is_available() || a.node()->buffer->place != Device::cpu) return;
+  std::lock_guard lock(engine_mutex);  // evaluations read copies under it
+  if (Buffer* twin = a.node()->buffer->twin.exchange(nullptr)) detail::release(twin);
+}
+
 namespace detail {
 std::unique_lock<std::mutex> lock_engine() { return std::unique_lock(engine_mutex); }
 uint32_t next_epoch() {

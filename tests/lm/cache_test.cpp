@@ -34,9 +34,10 @@ array part(const array& a, int64_t begin, int64_t end) {
 
 // What a cache that has seen `length` tokens gives back of keys or values.
 array stored(const array& a, const CacheOptions& o, int64_t length) {
-  if (o.bits == 0 || length <= o.quantized_after) return astype(astype(a, o.dtype), float32);
+  const Dtype dtype = o.dtype.value_or(float16);
+  if (o.bits == 0 || length <= o.quantized_after) return astype(astype(a, dtype), float32);
   const int group = a.shape(3) % o.group_size == 0 ? o.group_size : 32;
-  auto q = quantize(astype(a, o.dtype == bfloat16 ? float32 : o.dtype), group, o.bits);
+  auto q = quantize(astype(a, dtype == bfloat16 ? float32 : dtype), group, o.bits);
   return dequantize(q[0], astype(q[1], float32), astype(q[2], float32), group, o.bits);
 }
 
@@ -182,7 +183,7 @@ const CacheOptions kStorages[] = {{.dtype = float16},
                                   {.bits = 8, .quantized_after = 9},
                                   {.bits = 6, .quantized_after = 1000}};
 std::string name(const CacheOptions& o) {
-  return std::string(dtype_name(o.dtype)) + " " + std::to_string(o.bits) + " bits after " +
+  return std::string(dtype_name(o.dtype.value_or(float16))) + " " + std::to_string(o.bits) + " bits after " +
          std::to_string(o.quantized_after);
 }
 

@@ -217,6 +217,7 @@ TEST(ModelFiles, HalfWeightsStayHalf) {
 }
 
 TEST(ModelFiles, PlainWeightsAreNotCopied) {
+  if (default_device() == Device::gpu) GTEST_SKIP() << "on a GPU some are stacked";
   ModelFiles files = load_model_files(kFolder + "mistral");
   for (auto& [name, w] : files.weights) w.eval();
   const size_t before = get_active_memory();
@@ -317,8 +318,8 @@ TEST(ModelCaches, MoveTheLogitsAsFarAsTheyShould) {
                       {CacheOptions{.bits = 4}, 1.36 / 15}}) {
     const array got = logits(o);
     const double error = sqrt(sum(square(got - exact)) / sum(square(exact))).item<float>();
-    EXPECT_LT(error, 4 * r) << o.bits << " bits, " << dtype_name(o.dtype);
-    EXPECT_GT(error, 0.2 * r) << o.bits << " bits, " << dtype_name(o.dtype);
+    EXPECT_LT(error, 4 * r) << o.bits << " bits, " << dtype_name(o.dtype.value_or(float16));
+    EXPECT_GT(error, 0.2 * r) << o.bits << " bits, " << dtype_name(o.dtype.value_or(float16));
   }
 }
 

@@ -36,8 +36,9 @@ struct CacheOptions {
   int64_t keep = 4;           // but never these first ones (attention sinks, Xiao et al. 2023)
 
   // How keys and values are kept: float32, float16 or bfloat16. A key beyond 65504 needs another than
-  // float16.
-  Dtype dtype = float16;
+  // float16. Unset: as the model computes if that is in halves and they are not quantized, so that nothing is
+  // converted; else float16.
+  std::optional<Dtype> dtype = std::nullopt;
   // Integers of so many bits instead (2, 3, 4, 5, 6 or 8; 0: not), with a scale and a bias for each
   // `group_size` (32, 64 or 128) features. Heads that it does not divide get the largest smaller group that
   // does; those that 32 does not divide are an error when the cache is first used. Scales and biases have
@@ -74,7 +75,7 @@ class KVCache {
   virtual std::unique_ptr<KVCache> clone() const = 0;
 
   // For files: the kind's name and options, its numbers, and the arrays in use in temporal order: keys and
-  // values, or words, scales and biases (see quantize) of both.
+  // values, or words, scales and biases (see quantize) of both. The options have a dtype.
   struct State {
     std::string kind;
     CacheOptions options;

@@ -26,8 +26,9 @@ struct ModelInfo {
   int64_t layers = 0;
   int64_t hidden = 0;  // width of the residual stream
   int64_t vocabulary = 0;
-  int64_t context = 0;      // positions it was trained for; 0 if the file does not say
-  size_t weight_bytes = 0;  // in memory
+  int64_t context = 0;          // positions it was trained for; 0 if the file does not say
+  size_t weight_bytes = 0;      // in memory
+  Dtype activations = float32;  // what it computes in
 };
 
 class Model {
@@ -66,11 +67,20 @@ class Model {
 };
 
 // Builds the model that files hold, of any layout that load_model_files reads. Weights in ggml's block
-// formats stay in blocks, plain ones keep their dtype and stay mapped. Throws std::runtime_error that names
+// formats stay in blocks, plain ones keep their dtype and stay mapped.
+//
+// On a CPU a model computes in float32. If the GPU is the default device while it is loaded, a model whose
+// matrices are float16 or bfloat16, or quantized in groups with such scales, computes in that dtype
+// (info().activations), and matrices that read the same input are copied into one: q, k and v, gate and up.
+// Logits are float32 either way.
+//
+// Throws std::runtime_error that names
 // the tensor or key for architectures that are not known (known are Llama, Mistral, Mixtral, Qwen 2 and 3,
 // Gemma 2 and 3, Phi-3, GPT-2), missing tensors, shapes that do not fit, and configurations that are not
 // understood.
 Model load_model(const ModelFiles& files);
+// The same; weights that are copied into others are given back one by one.
+Model load_model(ModelFiles&& files);
 Model load_model(const Gguf& file);
 // The same from a path: a GGUF file, or a folder as Hugging Face or Mistral publish them.
 Model load_model(const std::string& path);

@@ -18,10 +18,26 @@ void Quantization::check(const std::function<void(const std::string&)>& fail) co
   if (!known) fail(fmt::format("{} bits of mode {} in groups of {} are not known", bits, mode, group_size));
 }
 
-FolderWeights::FolderWeights(const ModelFiles& files, Config config, Names names)
-    : files_(files), names_(std::move(names)) {
+FolderWeights::FolderWeights(const ModelFiles& files, ModelFiles* own, Config config, Names names)
+    : files_(files), own_(own), names_(std::move(names)) {
   config_ = std::move(config);
   config_.check();
+  choose_activations(dtype_of_matrices());
+}
+
+// The dtype of the first layer's queries, or of what they are multiplied by if they are quantized: scales or,
+// where these are no floating type, norms. What is missing is found out later.
+Dtype FolderWeights::dtype_of_matrices() const {
+  auto of = [&](const char* name, const char* suffix) -> std::optional<Dtype> {
+    const std::string file = translate(name);
+    auto found = file.empty() ? files_.weights.end() : files_.weights.find(file + suffix);
+    return found == files_.weights.end() ? std::nullopt : std::optional(found->second.dtype());
+  };
+  for (const char* name : {"blk.0.attn_q", "blk.0.attn_qkv"})
+    for (const char* suffix : {".scales", ".weight"})
+      if (auto dtype = of(name, suffix))
+        return issubdtype(*dtype, floating) ? *dtype : of("output_norm", ".weight").value_or(float32);
+  return float32;
 }
 
 std::string Names::translate(const std::string& name) const {
@@ -115,20 +131,26 @@ Projections FolderWeights::projections(const std::vector<std::string>& names, co
   if (!fused.empty() && has(fused)) return {{linear(fused, all, columns)}, rows};
   std::vector<Linear> parts;
   for (size_t i = 0; i < names.size(); ++i) parts.push_back(linear(names[i], rows[i], columns));
-  return {std::move(parts), rows};
+  std::optional<Linear> one;
+  if (for_gpu() && parts.size() > 1) one = stacked(parts);
+  if (!one) return {std::move(parts), rows};
+  for (const std::string& name : names)
+    for (const char* suffix : {".weight", ".scales", ".biases", ".bias"})
+      if (own_) own_->weights.erase(translate(name) + suffix);
+  return {{std::move(*one)}, rows};
 }
 
-array FolderWeights::vector(const std::string& name, int64_t size) const {
+array FolderWeights::vector(const std::string& name, int64_t size, float offset) const {
   array v = astype(tensor(name, {size}), float32);
+  if (offset != 0) v = v + offset;
+  v = astype(v, activations_);
   bytes_ += v.nbytes();
   return v;
 }
 
 Norm FolderWeights::norm(const std::string& name, int64_t size, float eps) const {
   const std::string file = translate(name);
-  array weight = vector(file + ".weight", size);
-  if (names_.norm_offset != 0) weight = weight + array(names_.norm_offset);
-  Norm n{weight, std::nullopt, eps};
+  Norm n{vector(file + ".weight", size, names_.norm_offset), std::nullopt, eps};
   if (files_.weights.contains(file + ".bias")) n.bias = vector(file + ".bias", size);
   return n;
 }
@@ -137,8 +159,8 @@ Embedding FolderWeights::embedding(const std::string& name, int64_t rows, int64_
   const std::string plain = translate(name), file = plain + ".weight";
   if (auto found = files_.weights.find(file); rows == 0 && found != files_.weights.end())
     rows = found->second.ndim() > 0 ? found->second.shape(0) : 0;
-  if (quantized(plain)) return {quantized_matrix(plain, {rows, columns})};
-  return {tensor(file, {rows, columns})};
+  if (quantized(plain)) return {quantized_matrix(plain, {rows, columns}), GgmlType::F32, activations_};
+  return {tensor(file, {rows, columns}), GgmlType::F32, activations_};
 }
 
 ExpertMatrices FolderWeights::experts(const std::string& name, int64_t count, int64_t rows,

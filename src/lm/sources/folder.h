@@ -1,6 +1,7 @@
 // Weights of folders, in Hugging Face's layout or Mistral's: safetensors and a JSON configuration.
 //
-// Plain weights keep their dtype and are used where they are mapped; nothing is copied but norms and biases.
+// Plain weights keep their dtype and are used where they are mapped; nothing is copied but norms and biases,
+// and on a GPU what is stacked.
 #pragma once
 
 #include <functional>
@@ -41,7 +42,7 @@ struct Names {
 
 class FolderWeights final : public Weights {
  public:
-  FolderWeights(const ModelFiles& files, Config config, Names names);
+  FolderWeights(const ModelFiles& files, ModelFiles* own, Config config, Names names);
 
   bool has(const std::string& name) const override;
   Linear linear(const std::string& name, int64_t rows, int64_t columns) const override;
@@ -61,14 +62,16 @@ class FolderWeights final : public Weights {
   bool quantized(const std::string& name) const { return files_.weights.contains(name + ".scales"); }
   QuantizedMatrix quantized_matrix(const std::string& name, Shape shape) const;
   Linear matrix(const std::string& name, int64_t rows, int64_t columns, bool transposed) const;
-  array vector(const std::string& name, int64_t size) const;
+  array vector(const std::string& name, int64_t size, float offset = 0) const;
+  Dtype dtype_of_matrices() const;
 
   const ModelFiles& files_;
+  ModelFiles* own_;  // the same, if they may be changed
   Names names_;
 };
 
-std::unique_ptr<Weights> open_hugging_face(const ModelFiles& files);
-std::unique_ptr<Weights> open_mistral(const ModelFiles& files);
+std::unique_ptr<Weights> open_hugging_face(const ModelFiles& files, ModelFiles* own = nullptr);
+std::unique_ptr<Weights> open_mistral(const ModelFiles& files, ModelFiles* own = nullptr);
 
 // What is written where a folder in Hugging Face's layout is made.
 enum class FolderStyle { transformers, mlx };

@@ -157,6 +157,12 @@ class GgufWeights final : public Weights {
     config_ = read_config();
     config_.check();
     scale_rope(Keys(file.metadata, config_.architecture));
+    // Products with blocks are made of float32.
+    const bool packed =
+        std::any_of(file.tensors.begin(), file.tensors.end(), [](auto& t) { return t.packed(); });
+    for (const char* name : {"blk.0.attn_q.weight", "blk.0.attn_qkv.weight"})
+      if (const GgufTensor* t = file.find(name); t && !packed)
+        choose_activations(ggml_info(t->type).dtype.value_or(float32));
   }
 
   bool has(const std::string& name) const override { return file_.find(name + ".weight"); }
@@ -175,27 +181,14 @@ class GgufWeights final : public Weights {
     if (!fused.empty() && has(fused)) return {{linear(fused, all, columns)}, rows};
     std::vector<Linear> parts;
     for (size_t i = 0; i < names.size(); ++i) parts.push_back(linear(names[i], rows[i], columns));
-    // One product is faster than several, but a copy of plain weights is not worth it.
-    std::vector<BlockMatrix> blocks;
-    std::vector<array> biases;
-    for (const Linear& part : parts) {
-      if (auto* b = std::get_if<BlockMatrix>(&part.weight))
-        if (blocks.empty() ||
-            (b->bits == blocks[0].bits && b->group == blocks[0].group && b->minimums == blocks[0].minimums))
-          blocks.push_back(*b);
-      if (part.bias) biases.push_back(*part.bias);
-    }
-    if (blocks.size() != parts.size() || (!biases.empty() && biases.size() != parts.size()))
-      return {std::move(parts), rows};
-    BlockMatrix stacked = stack_rows(blocks);
-    stacked.tiles.eval();
-    Linear one{stacked};
-    if (!biases.empty()) one.bias = concatenate(std::move(biases), 0);
-    return {{one}, rows};
+    // One product is faster than several, but on a CPU a copy of plain weights is not worth it.
+    if (parts.size() > 1 && (for_gpu() || std::holds_alternative<BlockMatrix>(parts[0].weight)))
+      if (auto one = stacked(parts)) return {{std::move(*one)}, rows};
+    return {std::move(parts), rows};
   }
 
   Norm norm(const std::string& name, int64_t size, float eps) const override {
-    return {vector(name + ".weight", size), bias(name, size), eps};
+    return {vector(name + ".weight", size, activations_), bias(name, size), eps};
   }
 
   Embedding embedding(const std::string& name, int64_t rows, int64_t columns) const override {
@@ -203,7 +196,7 @@ class GgufWeights final : public Weights {
     if (rows == 0)
       if (const GgufTensor* t = file_.find(full); t && !t->shape.empty()) rows = t->shape[0];
     const GgufTensor& t = tensor(full, {rows, columns});
-    return {t.values(), t.packed() ? t.type : GgmlType::F32};
+    return {t.values(), t.packed() ? t.type : GgmlType::F32, activations_};
   }
 
   ExpertMatrices experts(const std::string& name, int64_t count, int64_t rows,
@@ -297,18 +290,18 @@ class GgufWeights final : public Weights {
     return w;
   }
 
-  array vector(const std::string& name, int64_t size) const {
+  array vector(const std::string& name, int64_t size, Dtype dtype) const {
     const GgufTensor& t = tensor(name, {size});
-    array v = t.packed() ? dequantize(t) : astype(t.values(), float32);
+    array v = astype(t.packed() ? dequantize(t) : t.values(), dtype);
     bytes_ += v.nbytes();
     return v;
   }
   std::vector<float> values(const std::string& name, int64_t size) const {
-    return vector(name, size).to_vector<float>();
+    return vector(name, size, float32).to_vector<float>();
   }
   std::optional<array> bias(const std::string& name, int64_t size) const {
     if (!file_.find(name + ".bias")) return std::nullopt;
-    return vector(name + ".bias", size);
+    return vector(name + ".bias", size, activations_);
   }
 
   const Gguf& file_;

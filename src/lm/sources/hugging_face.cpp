@@ -404,7 +404,7 @@ std::string name_of(const JsonConfig& j, const std::string& type) {
 
 }  // namespace
 
-std::unique_ptr<Weights> open_hugging_face(const ModelFiles& files) {
+std::unique_ptr<Weights> open_hugging_face(const ModelFiles& files, ModelFiles* own) {
   const JsonConfig all("config.json", files.config);
   const std::string type = all.get<std::string>("model_type");
   const std::string architecture = name_of(all, type);
@@ -416,7 +416,7 @@ std::unique_ptr<Weights> open_hugging_face(const ModelFiles& files) {
   Config config = read_config(text, architecture);
   Names names = names_of(files, architecture);
   read_quantization(names, all);
-  return std::make_unique<FolderWeights>(files, std::move(config), std::move(names));
+  return std::make_unique<FolderWeights>(files, own, std::move(config), std::move(names));
 }
 
 Names hugging_face_names(const std::string& architecture, FolderStyle style) {

@@ -64,8 +64,8 @@ Names names() {
 
 }  // namespace
 
-std::unique_ptr<Weights> open_mistral(const ModelFiles& files) {
-  return std::make_unique<FolderWeights>(files, read_config(JsonConfig("params.json", files.config)),
+std::unique_ptr<Weights> open_mistral(const ModelFiles& files, ModelFiles* own) {
+  return std::make_unique<FolderWeights>(files, own, read_config(JsonConfig("params.json", files.config)),
                                          names());
 }
 
