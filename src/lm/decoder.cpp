@@ -47,22 +47,23 @@ array Decoder::hidden(const array& tokens, Cache& cache) const {
     x = x + (*positions)(at);
   }
   x = reshape(x, {rows.batch * rows.length, x.shape(2)});
+  // What a layer gives is added to x by the norm of the next one.
+  std::optional<array> given;
+  auto normed = [&](const Norm& norm) {
+    if (!given) return norm(x);
+    auto [sum, y] = norm(x, *given);
+    x = sum;
+    return y;
+  };
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const Block& b = blocks_[i];
-    // x + layer(norm(x)), as one product if nothing is between it and the sum.
-    auto add = [&](auto&& layer, const std::optional<Norm>& after) {
-      x = after ? x + (*after)(layer(std::nullopt)) : layer(x);
-    };
-    add([&](const auto& residual) { return b.attention(b.attention_norm(x), cache[i], rows, residual); },
-        b.post_attention_norm);
-    add(
-        [&](const auto& residual) {
-          const array h = b.feed_forward_norm(x);
-          return std::visit([&](auto& layer) { return layer(h, residual); }, b.feed_forward);
-        },
-        b.post_feed_forward_norm);
+    given = b.attention(normed(b.attention_norm), cache[i], rows);
+    if (b.post_attention_norm) given = (*b.post_attention_norm)(*given);
+    const array h = normed(b.feed_forward_norm);
+    given = std::visit([&](auto& layer) { return layer(h); }, b.feed_forward);
+    if (b.post_feed_forward_norm) given = (*b.post_feed_forward_norm)(*given);
   }
-  return reshape(norm_(x), {rows.batch, rows.length, x.shape(1)});
+  return reshape(normed(norm_), {rows.batch, rows.length, x.shape(1)});
 }
 
 bool Decoder::lazy() const {

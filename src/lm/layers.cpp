@@ -95,13 +95,10 @@ QuantizedMatrix rows_of_all(const std::vector<QuantizedMatrix>& parts) {
 
 }  // namespace
 
-array Linear::operator()(const array& x, const std::optional<array>& addend) const {
+array Linear::operator()(const array& x) const {
   // In halves, which only models on a GPU compute in, one kernel multiplies and adds, and rounds once.
-  if (auto* w = std::get_if<array>(&weight);
-      w && w->dtype() == x.dtype() && x.dtype() != float32 && (bias || addend)) {
-    array y = addmm(bias ? *bias : *addend, x, transpose(*w));
-    return bias && addend ? *addend + y : y;
-  }
+  if (auto* w = std::get_if<array>(&weight); w && bias && w->dtype() == x.dtype() && x.dtype() != float32)
+    return addmm(*bias, x, transpose(*w));
   array y = std::visit(
       [&]<class W>(const W& w) {
         if constexpr (std::same_as<W, BlockMatrix>)
@@ -113,8 +110,7 @@ array Linear::operator()(const array& x, const std::optional<array>& addend) con
           return astype(matmul(astype(x, w.dtype()), transpose(w)), x.dtype());
       },
       weight);
-  if (bias) y = y + *bias;
-  return addend ? *addend + y : y;
+  return bias ? y + *bias : y;
 }
 
 std::optional<Linear> stacked(const std::vector<Linear>& parts) {
@@ -171,8 +167,11 @@ array Norm::operator()(const array& x) const {
   return bias ? fast::layer_norm(x, weight, bias, eps) : fast::rms_norm(x, weight, eps);
 }
 
-array Attention::operator()(const array& x, KVCache& cache, const Tokens& tokens,
-                            const std::optional<array>& residual) const {
+std::pair<array, array> Norm::operator()(const array& x, const array& y) const {
+  return bias ? fast::add_layer_norm(x, y, weight, bias, eps) : fast::add_rms_norm(x, y, weight, eps);
+}
+
+array Attention::operator()(const array& x, KVCache& cache, const Tokens& tokens) const {
   const int64_t batch = tokens.batch, n = tokens.length, d = head_size;
   // Of one position each, heads lie as they should.
   auto by_head = [&](const array& y) {
@@ -208,13 +207,13 @@ array Attention::operator()(const array& x, KVCache& cache, const Tokens& tokens
     q = lm::rope(q, *rope, tokens.places);
     k = lm::rope(k, *rope, tokens.places);
   }
-  return out(merged(cache.attend(q, k, v, options)), residual);
+  return out(merged(cache.attend(q, k, v, options)));
 }
 
-array FeedForward::operator()(const array& x, const std::optional<array>& residual) const {
+array FeedForward::operator()(const array& x) const {
   std::vector<array> parts = gate_up(x);
   array y = activate(parts[0], activation);
-  return down(parts.size() > 1 ? y * parts[1] : y, residual);
+  return down(parts.size() > 1 ? y * parts[1] : y);
 }
 
 array ExpertMatrices::operator()(const array& x, const array& chosen) const {
@@ -231,7 +230,7 @@ array ExpertMatrices::operator()(const array& x, const array& chosen) const {
   return astype(squeeze(y, 2), x.dtype());
 }
 
-array Experts::operator()(const array& x, const std::optional<array>& residual) const {
+array Experts::operator()(const array& x) const {
   array scores = softmax(astype(router(x), float32), -1, true);
   array chosen =
       slice(argpartition(negative(scores), static_cast<int>(used) - 1, -1), {0, 0}, {x.shape(0), used});
@@ -240,8 +239,7 @@ array Experts::operator()(const array& x, const std::optional<array>& residual) 
   shares = astype(shares, x.dtype());
   const array rows = expand_dims(x, 1);
   array y = down(nn::silu(gate(rows, chosen)) * up(rows, chosen), chosen);
-  y = sum(y * expand_dims(shares, -1), 1);
-  return residual ? *residual + y : y;
+  return sum(y * expand_dims(shares, -1), 1);
 }
 
 }  // namespace lazuli::lm

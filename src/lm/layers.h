@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -32,8 +33,8 @@ struct Linear {
   Weight weight = array(0.0f);
   std::optional<array> bias = std::nullopt;
 
-  // (..., columns) -> (..., rows), plus `addend` if there is one.
-  array operator()(const array& x, const std::optional<array>& addend = std::nullopt) const;
+  // (..., columns) -> (..., rows)
+  array operator()(const array& x) const;
 };
 
 // One matrix with the rows of all, or nothing if they are of different kinds. It is a copy; copies of the
@@ -66,6 +67,8 @@ struct Norm {
   float eps = 1e-5f;
 
   array operator()(const array& x) const;
+  // x + y, and the norm of it.
+  std::pair<array, array> operator()(const array& x, const array& y) const;
 };
 
 // The new tokens of a step: their rows of activations are those of `batch` texts, one after the other, each
@@ -84,20 +87,18 @@ struct Attention {
   std::optional<Rope> rope = std::nullopt;
   AttentionOptions options{.scale = 1};
 
-  // out(...) + residual
-  array operator()(const array& x, KVCache& cache, const Tokens& tokens,
-                   const std::optional<array>& residual) const;
+  array operator()(const array& x, KVCache& cache, const Tokens& tokens) const;
 };
 
 enum class Activation { silu, gelu };  // gelu by tanh
 
-// down(activation(gate(x)) * up(x)) + residual, or down(activation(up(x))) without a gate.
+// down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate.
 struct FeedForward {
   Projections gate_up;  // gate and up, or up only
   Linear down;
   Activation activation = Activation::silu;
 
-  array operator()(const array& x, const std::optional<array>& residual) const;
+  array operator()(const array& x) const;
 };
 
 // A matrix (rows, columns) for each of some experts: in one array (experts, rows, columns), or by themselves.
@@ -119,7 +120,7 @@ struct Experts {
   int64_t used = 1;
   bool normalize = true;  // weights of the experts used sum to 1
 
-  array operator()(const array& x, const std::optional<array>& residual) const;
+  array operator()(const array& x) const;
 };
 
 }  // namespace lazuli::lm
