@@ -297,7 +297,7 @@ TEST(CrossEntropy, LossesTakeEveryOption) {
 }
 
 TEST(CrossEntropy, TheSameBitsEachTime) {
-  const array x = random_array({200, 1032}, float32, 3), c = random_classes({200}, 1032);
+  const array x = random_array({200, 1030}, float32, 3), c = random_classes({200}, 1030);
   auto f = [&] {
     return value_and_grad([&](const array& a) { return sum(fast::cross_entropy(a, c, 0.1)); })(x);
   };
@@ -309,7 +309,7 @@ TEST(CrossEntropy, TheSameBitsEachTime) {
     EXPECT_TRUE(same_bits(next.second, first.second));
   }
   // However many rows there are beside it.
-  const array alone = fast::cross_entropy(slice(x, {7, 0}, {8, 1032}), slice(c, {7}, {8}), 0.1);
+  const array alone = fast::cross_entropy(slice(x, {7, 0}, {8, 1030}), slice(c, {7}, {8}), 0.1);
   EXPECT_TRUE(same_bits(alone, slice(fast::cross_entropy(x, c, 0.1), {7}, {8})));
 }
 

@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 
+#include "lazuli/ops/activation.h"
 #include "lazuli/ops/creation.h"
 #include "lazuli/ops/reduce.h"
 #include "lazuli/ops/shape.h"
@@ -82,6 +83,10 @@ const Row kRows[] = {
     {"arccosh", 1, kAll, 1.1, 9, U(arccosh), R(std::acosh(x)), C(std::acosh(x)), true},
     {"arctanh", 1, kAll, -0.9, 0.9, U(arctanh), R(std::atanh(x)), C(std::atanh(x)), true},
     {"sigmoid", 1, kAll, -2, 2, U(sigmoid), R(1 / (1 + std::exp(-x))), C(1.0 / (1.0 + std::exp(-x))), true},
+    {"swish", 1, kAll, -2, 2, U(swish), R(x / (1 + std::exp(-x))), C(x / (1.0 + std::exp(-x))), true},
+    {"gelu_erf", 1, kReal, -3, 3, U(gelu_erf), R(x * (1 + std::erf(x / std::sqrt(2.0))) / 2), nullptr, true},
+    {"gelu_tanh", 1, kReal, -3, 3, U(gelu_tanh),
+     R(x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))) / 2), nullptr, true},
     {"erf", 1, kReal, -3, 3, U(erf), R(std::erf(x)), nullptr, true},
     {"erfinv", 1, kReal, -0.9, 0.9, U(erfinv),
      [](double x, double) {

@@ -1,8 +1,9 @@
 // Cross entropy of logits and class indices, and its derivative: each reads the logits once. A row belongs to
 // a few threads, a warp or a block, as long as it is.
 //
-// Threads take the 16-byte packs of memory that a row touches, from the one it begins in: rows of any length
-// are read in packs but for their ends.
+// Rows of any length are read 16 bytes at a time but for their ends. In the losses which thread adds what
+// depends on the length of a row alone: a row has the same bits wherever it lies. The derivative has no sums,
+// so there threads take what lies together in memory.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -65,6 +66,33 @@ Sharing share(int64_t rows, int64_t n) {
   return {rows, n, std::max(threads, 2 * kWarp), std::max(threads, 2 * kWarp)};
 }
 
+// How many elements it lies past a border of 16 bytes.
+template <class T>
+__device__ inline int past_border(const T* p) {
+  return static_cast<int>(reinterpret_cast<uintptr_t>(p) % 16 / sizeof(T));
+}
+
+// A pack that begins `past` elements past a border, out of the two that it is in.
+template <class T>
+__device__ inline RowPack<T> load_across(const T* p, int past) {
+  uint32_t w[8];
+  const RowPack<T> low = load_pack(p, -past), high = load_pack(p, kRowPack<T> - past);
+  __builtin_memcpy(w, &low, 16);
+  __builtin_memcpy(w + 4, &high, 16);
+  const int bytes = past * static_cast<int>(sizeof(T));
+#pragma unroll
+  for (int i = 0; i < 6; ++i) w[i] = bytes & 8 ? w[i + 2] : w[i];
+#pragma unroll
+  for (int i = 0; i < 5; ++i) w[i] = bytes & 4 ? w[i + 1] : w[i];
+  if constexpr (sizeof(T) == 2) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) w[i] = bytes & 2 ? w[i] >> 16 | w[i + 1] << 16 : w[i];
+  }
+  RowPack<T> pack;
+  __builtin_memcpy(&pack, w, 16);
+  return pack;
+}
+
 // The row of a thread, and its packs of it.
 template <class T>
 struct Place {
@@ -74,15 +102,19 @@ struct Place {
   int thread;
   bool live, loose;
 
-  __device__ Place(const Sharing& s, const T* x) : n(s.n), end(s.n), loose(s.loose) {
+  __device__ Place(const Sharing& s) : n(s.n), end(s.n), loose(s.loose) {
     const int all = s.group > kWarp ? 1 : static_cast<int>(blockDim.x) / s.group;
     const int in_block = s.group > kWarp ? 0 : static_cast<int>(threadIdx.x) / s.group;
     thread = static_cast<int>(threadIdx.x) - in_block * s.group;
     row = int64_t(blockIdx.x) / s.parts * all + in_block;
     live = row < s.rows;
     step = int64_t(s.group) * kPack;
-    const int past = loose ? 0 : static_cast<int>(reinterpret_cast<uintptr_t>(x + row * n) % 16 / sizeof(T));
-    first = int64_t(thread) * kPack - past;
+    first = int64_t(thread) * kPack;
+  }
+  // Begins with the pack of memory that the row begins in, and takes one of the parts of the row.
+  __device__ void follow_memory(const Sharing& s, const T* x) {
+    const int past = loose ? 0 : past_border(x + row * n);
+    first -= past;
     if (s.parts > 1) {
       const int64_t part = blockIdx.x % s.parts, turns = (n + past + step * kAhead - 1) / (step * kAhead),
                     each = (turns + s.parts - 1) / s.parts * step * kAhead;
@@ -92,8 +124,9 @@ struct Place {
   }
   __device__ bool whole(int64_t at) const { return !loose && at >= 0 && at + kPack <= n; }
   __device__ bool holds(int64_t at) const { return at >= 0 && at < n; }
-  __device__ RowPack<T> load(const T* from, int64_t at, T fill) const {
-    if (whole(at)) return load_pack(from, at);
+  __device__ RowPack<T> load(const T* from, int64_t at, T fill, int past = 0) const {
+    if (past == 0 && whole(at)) return load_pack(from, at);
+    if (past != 0 && at + 2 * kPack - past <= n) return load_across(from + at, past);
     RowPack<T> p;
 #pragma unroll
     for (int j = 0; j < kPack; ++j) p.at[j] = holds(at + j) ? from[at + j] : fill;
@@ -115,8 +148,9 @@ __global__ void __launch_bounds__(kMostThreads)
   constexpr int kPack = kRowPack<T>;
   __shared__ Part<C> shared[kWarp];
   __shared__ C shared_from[kWarp];
-  const Place<T> place(sharing, x);
+  const Place<T> place(sharing);
   const T* row = x + place.row * place.n;
+  const int past = past_border(row);
   C score = 0;
   if (place.live && (kSmooth || place.thread == 0)) {
     int64_t at[1] = {}, which = 0;
@@ -132,7 +166,7 @@ __global__ void __launch_bounds__(kMostThreads)
     C v[kAhead][kPack];
 #pragma unroll
     for (int k = 0; k < kAhead; ++k)
-      packs[k] = place.load(row, at + k * place.step, to_memory<T>(kLowest<C>));
+      packs[k] = place.load(row, at + k * place.step, to_memory<T>(kLowest<C>), past);
     C m = p.m;
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
@@ -169,8 +203,9 @@ __global__ void __launch_bounds__(kMostThreads)
     grad_kernel(const T* x, T* y, const C* largest, const C* sum, const C* cotangent, Sharing sharing,
                 C smoothing, Index classes, Walk<2> walk) {
   constexpr int kPack = kRowPack<T>;
-  const Place<T> place(sharing, x);
+  Place<T> place(sharing);
   if (!place.live) return;
+  place.follow_memory(sharing, x);
   int64_t offset[2] = {};
   walk.add(static_cast<uint64_t>(place.row), offset);
   // A wrong index was an error of the loss: nothing matches it.
