@@ -84,9 +84,9 @@ const Row kRows[] = {
     {"arctanh", 1, kAll, -0.9, 0.9, U(arctanh), R(std::atanh(x)), C(std::atanh(x)), true},
     {"sigmoid", 1, kAll, -2, 2, U(sigmoid), R(1 / (1 + std::exp(-x))), C(1.0 / (1.0 + std::exp(-x))), true},
     {"swish", 1, kAll, -2, 2, U(swish), R(x / (1 + std::exp(-x))), C(x / (1.0 + std::exp(-x))), true},
-    {"gelu_erf", 1, kReal, -3, 3, U(gelu_erf), R(x * (1 + std::erf(x / std::sqrt(2.0))) / 2), nullptr, true},
+    {"gelu_erf", 1, kReal, -3, 3, U(gelu_erf), R(x * (1 + std::erf(x / std::sqrt(2.0))) / 2), nullptr, true, 2, 1},
     {"gelu_tanh", 1, kReal, -3, 3, U(gelu_tanh),
-     R(x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))) / 2), nullptr, true},
+     R(x / (1 + std::exp(-std::sqrt(8 / M_PI) * (x + 0.044715 * x * x * x)))), nullptr, true, 8},  // exp(-7) of a rounded exponent
     {"erf", 1, kReal, -3, 3, U(erf), R(std::erf(x)), nullptr, true},
     {"erfinv", 1, kReal, -0.9, 0.9, U(erfinv),
      [](double x, double) {
