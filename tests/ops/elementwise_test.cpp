@@ -86,7 +86,11 @@ const Row kRows[] = {
     {"swish", 1, kAll, -2, 2, U(swish), R(x / (1 + std::exp(-x))), C(x / (1.0 + std::exp(-x))), true},
     {"gelu_erf", 1, kReal, -3, 3, U(gelu_erf), R(x * (1 + std::erf(x / std::sqrt(2.0))) / 2), nullptr, true, 2, 1},
     {"gelu_tanh", 1, kReal, -3, 3, U(gelu_tanh),
-     R(x / (1 + std::exp(-std::sqrt(8 / M_PI) * (x + 0.044715 * x * x * x)))), nullptr, true, 8},  // exp(-7) of a rounded exponent
+     [](double x, double) {
+       const long double z = x, v = 1.5957691216057307118L * (z + 0.044715L * z * z * z);
+       return static_cast<double>(z / (1 + std::exp(-v)));
+     },
+     nullptr, true, 8},  // exp(-7) of a rounded exponent
     {"erf", 1, kReal, -3, 3, U(erf), R(std::erf(x)), nullptr, true},
     {"erfinv", 1, kReal, -0.9, 0.9, U(erfinv),
      [](double x, double) {
