@@ -1,6 +1,5 @@
 #include "lazuli/nn/activations.h"
 
-#include <cmath>
 #include <stdexcept>
 
 #include "lazuli/ops/activation.h"
