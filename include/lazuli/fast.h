@@ -7,8 +7,8 @@
 //     array o = fast::scaled_dot_product_attention(q, k, v, 1 / std::sqrt(64.0f), "causal");
 //
 // Floating dtypes only; halves compute in float32 and round once, at the end. Results have the promoted dtype
-// of the inputs (masks and frequencies aside) and do not depend on the number of threads. All work under
-// grad, jvp and vmap. Bad shapes, dtypes and options throw std::invalid_argument.
+// of the inputs (masks, frequencies and losses aside) and do not depend on the number of threads. All work
+// under grad, jvp and vmap. Bad shapes, dtypes and options throw std::invalid_argument.
 #pragma once
 
 #include <optional>
@@ -28,13 +28,21 @@ array layer_norm(const array& x, const std::optional<array>& weight, const std::
                  float eps, StreamOrDevice s = Where::current());
 
 // The sum x + y and its norm, in one pass: the end of one residual branch and the beginning of the next. x
-// and y
-// (..., d) have one shape. Gives {sum, norm}, the same bits as x + y and then a norm.
+// and y (..., d) have one shape. Gives {sum, norm}, the same bits as x + y and then a norm.
 std::pair<array, array> add_rms_norm(const array& x, const array& y, const std::optional<array>& weight,
                                      float eps, StreamOrDevice s = Where::current());
 std::pair<array, array> add_layer_norm(const array& x, const array& y, const std::optional<array>& weight,
                                        const std::optional<array>& bias, float eps,
                                        StreamOrDevice s = Where::current());
+
+// The cross entropy of logits (..., n) and class indices (...), of an integer type, where negative ones count
+// from the end: log(sum(exp(logits))) - logits[class] for each row, exact for large logits too. With
+// `label_smoothing` s the target gives 1 - s of its weight to the class, and s to all classes alike. The
+// result (...) is float32 for halves. Logits are read once, and once for their gradient; those that are
+// about to be converted from a half to float32 are read as halves. Rows without a class are refused, and an
+// index out of range is std::out_of_range when it is found.
+array cross_entropy(const array& logits, const array& classes, double label_smoothing = 0,
+                    StreamOrDevice s = Where::current());
 
 // Rotary position encoding (Su et al., 2021) of x (B, ..., T, D): turns pair i of the first `dims` features
 // at position t by the angle scale * (offset + t) / f_i, and passes on the others. f_i is base^(2i / dims),

@@ -1,6 +1,7 @@
 // All operations.
 #pragma once
 
+#include "lazuli/ops/activation.h"
 #include "lazuli/ops/block_quantized.h"
 #include "lazuli/ops/conv.h"
 #include "lazuli/ops/creation.h"

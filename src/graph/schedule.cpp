@@ -124,13 +124,14 @@ void walk(const std::vector<Node*>& outputs, uint32_t epoch, Tape& tape) {
 
 class Grouping {
  public:
-  explicit Grouping(Tape& tape) : tape_(tape), entries_(tape.entries) {}
+  Grouping(Tape& tape, const ScheduleOptions& options)
+      : tape_(tape), entries_(tape.entries), options_(options) {}
 
-  void run(const ScheduleOptions& options) {
+  void run() {
     // From the outputs back: all readers of a node have their groups when it is looked at.
     for (int32_t i = static_cast<int32_t>(entries_.size()) - 1; i >= 0; --i) {
       Tape::Entry& e = at(i);
-      if (!options.fuse) e.same = kNone;
+      if (!options_.fuse) e.same = kNone;
       if (e.readers == 0 && !e.needed) {
         e.group = Tape::kDead;
         unread_inputs(e);
@@ -143,16 +144,24 @@ class Grouping {
         first.needed = true;
         ++first.readers;
         first.reader_group = kSeveral;
-      } else if (options.fuse && e.reader_group >= 0 && joins(i, e)) {
+      } else if (options_.fuse && e.other_group < 0 && e.reader_group >= 0 && joins(i, e)) {
         join(i, e);
+        continue;
+      } else if (options_.fuse && e.other_group >= 0 && e.reader_group >= 0 && inlines(e)) {
+        e.group = Tape::kInline;
+        for (auto [group, level] :
+             {std::pair(e.reader_group, e.reader_level), {e.other_group, e.other_level}}) {
+          ++at(group).size;
+          read_inputs(e, group, level);
+        }
         continue;
       } else {
         e.group = i;
         if (e.role == Role::reduce) {
           e.reduce = i;
-          read_inputs(e, i);
+          read_inputs(e, i, i);
         } else {
-          read_inputs(e, Tape::kTop);
+          read_inputs(e, i, Tape::kTop);
         }
       }
       add_member(e, i, e);
@@ -207,6 +216,38 @@ class Grouping {
     return at(i).role == Role::elementwise || at(i).role == Role::reduce ? i : -1;
   }
 
+  // Is e better computed in both of the groups that read it?
+  bool inlines(const Tape::Entry& e) {
+    const Node* n = e.node;
+    if (e.role != Role::elementwise || e.needed || !e.few || !options_.cheap || !options_.cheap(*n))
+      return false;
+    for (auto [group, level] : {std::pair(e.reader_group, e.reader_level), {e.other_group, e.other_level}}) {
+      const Tape::Entry& root = at(group);
+      if ((root.role != Role::elementwise && root.role != Role::reduce) || root.size >= kMaxInstructions ||
+          root.node->stream.device != n->stream.device || e.shape != shape_at(level, root))
+        return false;
+    }
+    // Bytes of an element: a kernel for e reads its inputs and writes it, and both groups read it.
+    int64_t own = 3 * n->dtype.size(), inlined = 0;
+    for (uint32_t k = 0; k < n->num_inputs; ++k) {
+      const Node* in = n->inputs[k];
+      const int32_t mark = e.inputs[k];
+      if (mark >= 0 && at(mark).shape == e.shape && !is_in_memory(at(mark))) return false;
+      if (in->size != n->size) continue;  // repeated: costs nothing
+      const int64_t bytes = in->dtype.size();
+      own += bytes;
+      for (int32_t group : {e.reader_group, e.other_group})
+        if (mark < 0 || (at(mark).reader_group != group && at(mark).other_group != group)) inlined += bytes;
+    }
+    constexpr int64_t kSmall = 1 << 16;  // elements: a kernel costs more than what it moves
+    return inlined <= own || n->size <= kSmall;
+  }
+  // Will a node have memory of its own, whoever reads it? One that could be part of a group may not.
+  bool is_in_memory(const Tape::Entry& e) const {
+    if (e.needed || e.reader_group == kSeveral) return true;
+    return e.role == Role::kernel || e.role == Role::pick || e.role == Role::pass;
+  }
+
   void join(int32_t i, Tape::Entry& e) {
     Tape::Entry& root = at(e.reader_group);
     e.group = e.reader_group;
@@ -216,7 +257,7 @@ class Grouping {
     if (e.role == Role::view && !e.prologue)  // keeps the place for a reduction below
       if (const int32_t below = source_of(i); at(below).role == Role::reduce) root.reduce = below;
     add_member(root, i, e);
-    read_inputs(e, e.role == Role::elementwise ? e.level : i);
+    read_inputs(e, e.group, e.role == Role::elementwise ? e.level : i);
   }
   bool reads_through(int32_t level, int32_t reduce) {
     for (; level != Tape::kTop; level = at(level).level)
@@ -242,12 +283,16 @@ class Grouping {
   }
   uint32_t epoch() const { return entries_.back().node->epoch; }
 
-  void read_inputs(const Tape::Entry& e, int32_t level) {
+  void read_inputs(const Tape::Entry& e, int32_t group, int32_t level) {
     each_input(e, [&](Tape::Entry& in) {
+      if (in.reader_group == kSeveral || (in.reader_group == group && in.reader_level == level)) return;
       if (in.reader_group == kNone) {
-        in.reader_group = e.group;
+        in.reader_group = group;
         in.reader_level = level;
-      } else if (in.reader_group != e.group || in.reader_level != level) {
+      } else if (in.other_group == kNone) {
+        in.other_group = group;
+        in.other_level = level;
+      } else if (in.other_group != group || in.other_level != level) {
         in.reader_group = kSeveral;
       }
     });
@@ -258,6 +303,7 @@ class Grouping {
 
   Tape& tape_;
   std::vector<Tape::Entry>& entries_;
+  const ScheduleOptions& options_;
 };
 
 }  // namespace
@@ -272,7 +318,7 @@ void schedule(const std::vector<Node*>& outputs, uint32_t epoch, const ScheduleO
   for (auto& e : tape.entries) e.needed = e.refs > static_cast<uint32_t>(e.readers);
   for (Node* out : outputs)
     if (out->epoch == epoch) tape.entries[static_cast<size_t>(out->mark)].needed = true;
-  Grouping(tape).run(options);
+  Grouping(tape, options).run();
 }
 
 }  // namespace lazuli

@@ -7,6 +7,9 @@
 //   kernel
 //     reads through it;
 //   - one reduction, with the elementwise nodes that only it reads: what comes after is its epilogue.
+// A cheap elementwise node with readers in two groups is computed in both, without a kernel or memory of its
+// own, where what it reads is in memory anyway and no more bytes are moved: the mask of a ReLU, say, which
+// the value and the gradient share.
 // A kernel or reduction that computes what another one of the tape does becomes an alias of it, and what only
 // it read is not computed at all. Nothing here recurses.
 //
@@ -24,6 +27,8 @@ namespace lazuli {
 
 struct ScheduleOptions {
   bool fuse = true;
+  // Is an elementwise node less work than reading its value from memory? Null: none is.
+  bool (*cheap)(const detail::Node&) = nullptr;
 };
 
 struct Tape {
@@ -32,7 +37,7 @@ struct Tape {
     detail::Node* node;
     int32_t inputs[kMostInputs];  // indices in the tape, -1 for values that exist
     int32_t readers = 0;          // input slots of this tape that read it
-    int32_t group = -1;           // index of the group's root in the tape; kDead if nobody needs it
+    int32_t group = -1;           // index of the group's root in the tape, or kDead or kInline
     int32_t next = -1;            // next member of the group, in tape order
     int32_t first = -1;           // of a root: first member of its group
     int32_t size = 0;             // of a root: members
@@ -40,8 +45,10 @@ struct Tape {
     int32_t level = kTop;         // the view or reduction of the group through which its root reads this node
     int32_t reader_group = -1;    // group of all readers so far, or kSeveral
     int32_t reader_level = kTop;  // level at which they read
-    int32_t same = -1;            // index of an earlier entry that computes the same
-    int32_t shape;                // number of its shape in `shapes`
+    int32_t other_group = -1;     // of the readers in a second group, or at a second level
+    int32_t other_level = kTop;
+    int32_t same = -1;  // index of an earlier entry that computes the same
+    int32_t shape;      // number of its shape in `shapes`
     uint32_t refs;
     Primitive::Role role;
     bool few;               // `inputs` is complete
@@ -49,7 +56,8 @@ struct Tape {
     bool prologue = false;  // read through the reduction of its group
   };
   static constexpr int32_t kTop = -1;
-  static constexpr int32_t kDead = -3;
+  static constexpr int32_t kDead = -3;    // nobody needs it
+  static constexpr int32_t kInline = -4;  // computed in the groups of its readers
   std::vector<Entry> entries;
 
   // Scratch of the builder, kept to save allocations.

@@ -4,6 +4,7 @@
 #include <numbers>
 #include <stdexcept>
 
+#include "lazuli/fast.h"
 #include "lazuli/ops/elementwise.h"
 #include "lazuli/ops/indexing.h"
 #include "lazuli/ops/reduce.h"
@@ -36,8 +37,8 @@ array weighted(const char* name, const array& loss, const std::optional<array>& 
   return loss * *weights;
 }
 
-// The entries of `values` that `indices` name along the axis.
-array pick(const char* loss, const array& values, const array& indices, int axis) {
+// The axis, not negative, along which class indices choose from `values`.
+int check_indices(const char* loss, const array& values, const array& indices, int axis) {
   int at = axis < 0 ? axis + static_cast<int>(values.ndim()) : axis;
   if (at < 0 || at >= static_cast<int>(values.ndim()))
     throw std::out_of_range(std::string("[") + loss + "] axis " + std::to_string(axis) +
@@ -51,6 +52,12 @@ array pick(const char* loss, const array& values, const array& indices, int axis
   if (!issubdtype(indices.dtype(), integer))
     throw std::invalid_argument(std::string("[") + loss + "] class indices must be integers, but are " +
                                 std::string(dtype_name(indices.dtype())));
+  return at;
+}
+
+// The entries of `values` that `indices` name along the axis.
+array pick(const char* loss, const array& values, const array& indices, int axis) {
+  const int at = check_indices(loss, values, indices, axis);
   return squeeze(take_along_axis(values, expand_dims(indices, at), at), at);
 }
 
@@ -68,6 +75,14 @@ array cross_entropy(const array& logits, const array& targets, const CrossEntrop
                                 std::to_string(o.label_smoothing));
   bool probabilities = targets.ndim() == logits.ndim();
   if (probabilities) check_same("cross_entropy", "logits", logits, "target probabilities", targets);
+  if (!probabilities && issubdtype(logits.dtype(), floating)) {
+    const int at = check_indices("cross_entropy", logits, targets, o.axis);
+    const bool last = at + 1 == static_cast<int>(logits.ndim());
+    array loss = fast::cross_entropy(last ? logits : moveaxis(logits, at, -1), targets, o.label_smoothing);
+    // Halves are added up in float32 and rounded once.
+    const Dtype type = o.weights ? promote_types(logits.dtype(), o.weights->dtype()) : logits.dtype();
+    return astype(reduce(weighted("cross_entropy", loss, o.weights), o.reduction), type);
+  }
   // Shifting by the largest logit keeps the difference below exact when logits are large.
   array shifted = logits - stop_gradient(max(logits, o.axis, true));
   array score = probabilities ? lazuli::sum(shifted * targets, o.axis)

@@ -1,9 +1,8 @@
 #include "lazuli/nn/activations.h"
 
-#include <cmath>
-#include <numbers>
 #include <stdexcept>
 
+#include "lazuli/ops/activation.h"
 #include "lazuli/ops/creation.h"
 #include "lazuli/ops/elementwise.h"
 #include "lazuli/ops/reduce.h"
@@ -38,7 +37,7 @@ array elu(const array& x, double alpha) { return exponential_below_zero(x, alpha
 array celu(const array& x, double alpha) { return exponential_below_zero(x, alpha, alpha); }
 array selu(const array& x) { return elu(x, 1.67326) * 1.0507; }
 array log_sigmoid(const array& x) { return -softplus(-x); }
-array silu(const array& x) { return x * sigmoid(x); }
+array silu(const array& x) { return swish(x); }
 array softplus(const array& x) { return logaddexp(x, 0); }
 array mish(const array& x) { return x * tanh(softplus(x)); }
 array softsign(const array& x) { return x / (1 + abs(x)); }
@@ -49,10 +48,8 @@ array hard_shrink(const array& x, double lambda) { return where(abs(x) <= lambda
 array hard_tanh(const array& x, double min, double max) { return at_most(max, at_least(min, x)); }
 array hardswish(const array& x) { return x * at_most(6, relu(x + 3)) / 6; }
 array step(const array& x, double threshold) { return astype(x >= threshold, int32); }
-array gelu(const array& x) { return x * (1 + erf(x * (1 / std::numbers::sqrt2))) * 0.5; }
-array gelu_approx(const array& x) {
-  return 0.5 * x * (1 + tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * (x * x * x))));
-}
+array gelu(const array& x) { return gelu_erf(x); }
+array gelu_approx(const array& x) { return gelu_tanh(x); }
 array gelu_fast_approx(const array& x) { return x * sigmoid(1.702 * x); }
 array glu(const array& x, int axis) {
   if (x.ndim() == 0 || x.shape(axis) % 2 != 0)

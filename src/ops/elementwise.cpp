@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "lazuli/ops/activation.h"
 #include "lazuli/ops/creation.h"
 #include "lazuli/ops/elementwise.h"
 #include "lazuli/ops/reduce.h"
@@ -91,6 +92,20 @@ array share(const array& x, const array& y, const array& mine) {
   return where(equal(x, y), weak(0.5, x.dtype()), astype(mine, x.dtype()));
 }
 
+// Slopes of activations, from x alone: the kernel of a gradient computes them again, and nothing but x is
+// kept for it.
+array swish_slope(const array& x) {
+  array s = sigmoid(x);
+  return s * (1 + x * (1 - s));
+}
+array gelu_erf_slope(const array& x) {
+  return (erf(x * 0.70710678118654752) + 1) * 0.5 + x * exp(square(x) * -0.5) * 0.39894228040143268;
+}
+array gelu_tanh_slope(const array& x) {
+  array x2 = square(x), s = sigmoid(x * (x2 * 0.07135481627260025 + 1.5957691216057308));
+  return s * (1 + x * (1 - s) * (x2 * 0.21406444881780076 + 1.5957691216057308));
+}
+
 array power_by_x(const array& x, const array& y) {
   // 0 for y == 0, also where x is 0
   return where(equal(y, 0), zeros_like(x), y * power(x, where(equal(y, 0), ones_like(y), y - 1)));
@@ -131,13 +146,12 @@ array unbroadcast(const array& g, const Shape& shape) {
   return out.shape() == shape ? out : reshape(out, shape);
 }
 
-// A product with cotangents or tangents, in the dtype of the derivative's target.
-array scaled(const array& g, const array& d, Dtype target) {
-  array product = multiply(g, d);
-  if (product.dtype() == target) return product;
-  return target == complex64 || product.dtype() != complex64 ? astype(product, target)
-                                                             : astype(real(product), target);
+// A cotangent or tangent in the dtype of the derivative's target.
+array in_dtype(const array& a, Dtype target) {
+  if (a.dtype() == target) return a;
+  return target == complex64 || a.dtype() != complex64 ? astype(a, target) : astype(real(a), target);
 }
+array scaled(const array& g, const array& d, Dtype target) { return in_dtype(multiply(g, d), target); }
 
 }  // namespace
 
@@ -146,6 +160,31 @@ std::string_view Elementwise::name() const {
 }
 std::string Elementwise::describe() const {
   return code == kCastOp ? "dtype=" + std::string(dtype_name(to)) : std::string();
+}
+
+bool Elementwise::cheap(Dtype result) const {
+  if (code == kCastOp) return true;
+  switch (static_cast<Op>(code)) {
+    case Op::abs:
+    case Op::negative:
+    case Op::square:
+    case Op::logical_not:
+    case Op::add:
+    case Op::subtract:
+    case Op::multiply:
+    case Op::maximum:
+    case Op::minimum:
+    case Op::equal:
+    case Op::not_equal:
+    case Op::less:
+    case Op::less_equal:
+    case Op::greater:
+    case Op::greater_equal:
+    case Op::logical_and:
+    case Op::logical_or:
+    case Op::select: return result != complex64;
+    default: return false;
+  }
 }
 
 Ref<const Primitive> Elementwise::of(Op op) {
@@ -188,6 +227,10 @@ std::vector<array> Elementwise::vjp(const std::vector<array>& primals, const std
       }
       if (op == Op::add) return unbroadcast(g, x.shape());
       if (op == Op::subtract) return unbroadcast(i == 0 ? g : negative(g), x.shape());
+      // By a smaller divisor, a product with its reciprocal is cheaper.
+      if (const array& y = primals.back(); op == Op::divide && i == 0 && y.size() == g.size())
+        return unbroadcast(in_dtype(divide(g, y.dtype() == complex64 ? conjugate(y) : y), x.dtype()),
+                           x.shape());
       auto d = derivative(op, primals, outputs[0], i);
       if (!d) return zeros_like(x);
       return unbroadcast(scaled(g, d->dtype() == complex64 ? conjugate(*d) : *d, x.dtype()), x.shape());

@@ -35,6 +35,9 @@ class Elementwise : public Primitive {
   static Ref<const Primitive> of(Op op);
   static Ref<const Primitive> cast_to(Dtype dtype);
 
+  // Is it less work, with this dtype of results, than reading a value from memory?
+  bool cheap(Dtype result) const;
+
   explicit Elementwise(uint16_t code, Dtype to = float32)
       : Primitive(Role::elementwise), code(code), to(to) {}
   const uint16_t code;  // an Op, or kCastOp

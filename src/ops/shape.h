@@ -205,6 +205,7 @@ class NumberOfElements : public detail::Parameters<Primitive, NumberOfElements> 
       : axes(std::move(axes)), inverted(inverted), dtype(dtype) {}
   auto params() const { return std::tie(axes, inverted, dtype); }
   static constexpr const char* param_names[] = {"axes", "inverted", "dtype"};
+  bool passes_derivative() const override { return false; }
   LAZULI_RULES
   const std::vector<int> axes;
   const bool inverted;

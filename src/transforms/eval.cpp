@@ -11,6 +11,7 @@
 #include "core/trace.h"
 #include "graph/schedule.h"
 #include "lazuli/transforms.h"
+#include "ops/elementwise.h"
 #include "ops/reduce.h"
 #include "transforms/fuse.h"
 
@@ -120,7 +121,9 @@ class Evaluation {
   void run(const std::vector<Node*>& outputs, const ScheduleOptions& options, EvalHooks* hooks) {
     hooks_ = hooks;
     epoch_ = detail::next_epoch();
-    schedule(outputs, epoch_, options, tape_);
+    ScheduleOptions all = options;
+    all.cheap = [](const Node& n) { return static_cast<const Elementwise&>(*n.primitive).cheap(n.dtype); };
+    schedule(outputs, epoch_, all, tape_);
     auto& entries = tape_.entries;
     const int32_t size = static_cast<int32_t>(entries.size());
     ahead_ = 0;

@@ -15,6 +15,20 @@ namespace {
 // Values of instructions are numbered from here until the number of leaves is known.
 constexpr uint16_t kFirst = 0x4000;
 
+// What an elementwise node computes; read(input) is the value of an input.
+template <class Read>
+Instruction instruction(const Node* n, const Read& read) {
+  Instruction ins{};
+  ins.op = static_cast<const Elementwise&>(*n->primitive).code;
+  ins.arity = static_cast<uint8_t>(n->num_inputs);
+  for (uint32_t k = 0; k < n->num_inputs; ++k) ins.args[k] = read(n->inputs[k]);
+  ins.dtype = n->dtype;
+  ins.result = lane_of(n->dtype);
+  // The lane of the operands; of select, that of the values it chooses from.
+  ins.lane = lane_of(n->inputs[n->num_inputs - 1]->dtype);
+  return ins;
+}
+
 void clear(Fusion::Side& side) {
   side.program.code.clear();
   side.program.inputs.clear();
@@ -36,11 +50,14 @@ void Fusion::build(const Tape& tape, int32_t group) {
   const int32_t reduction = at(group).reduce;
   reduce = reduction >= 0 ? at(reduction).node : nullptr;
 
-  // What a member at `level` reads: another member's value, or a leaf.
+  // What a member at `level` reads: another member's value, that of a node which has no memory, or a leaf.
   const uint32_t epoch = at(group).node->epoch;
-  auto read = [&](Side& side, Node* in, int32_t level) {
-    const bool member = in->epoch == epoch && at(in->mark).group == group;
-    return member ? value(in) : leaf(side, in, level);
+  auto read = [&](auto& self, Side& side, Node* in, int32_t level, uint32_t slots) -> uint16_t {
+    const int32_t of = in->epoch == epoch ? at(in->mark).group : Tape::kDead;
+    if (of == group) return value(in);
+    if (of != Tape::kInline) return leaf(side, in, level, slots);
+    // Its own inputs stay for the other group: this one may not take them over.
+    return number(side, instruction(in, [&](Node* n) { return self(self, side, n, level, 0); }));
   };
   for (int32_t i = base_; i >= 0; i = at(i).next) {
     const Tape::Entry& entry = at(i);
@@ -49,20 +66,12 @@ void Fusion::build(const Tape& tape, int32_t group) {
     uint16_t& result = value_of_[static_cast<size_t>(i - base_)];
     retained |= n->trace && Trace::alive(n->trace);
     if (entry.role == Role::view) {
-      result = read(side, n->inputs[0], i);
+      result = read(read, side, n->inputs[0], i, 1);
     } else if (entry.role == Role::reduce) {
-      reduced = read(before, n->inputs[0], i);
-      if (i != group) result = leaf(after, n, entry.level);
+      reduced = read(read, before, n->inputs[0], i, 1);
+      if (i != group) result = leaf(after, n, entry.level, 1);
     } else {
-      auto& e = static_cast<const Elementwise&>(*n->primitive);
-      Instruction ins{};
-      ins.op = e.code;
-      ins.arity = static_cast<uint8_t>(n->num_inputs);
-      for (uint32_t k = 0; k < n->num_inputs; ++k) ins.args[k] = read(side, n->inputs[k], entry.level);
-      ins.dtype = n->dtype;
-      ins.result = lane_of(n->dtype);
-      // The lane of the operands; of select, that of the values it chooses from.
-      ins.lane = lane_of(n->inputs[n->num_inputs - 1]->dtype);
+      const Instruction ins = instruction(n, [&](Node* in) { return read(read, side, in, entry.level, 1); });
       result = number(side, ins);
       side.members.push_back(n);
     }
@@ -82,13 +91,13 @@ void Fusion::build(const Tape& tape, int32_t group) {
   }
 }
 
-uint16_t Fusion::leaf(Side& side, Node* n, int32_t level) {
+uint16_t Fusion::leaf(Side& side, Node* n, int32_t level, uint32_t slots) {
   for (size_t i = 0; i < side.leaves.size(); ++i)
     if (side.leaves[i].node == n && side.leaves[i].level == level) {
-      ++side.leaves[i].slots;
+      side.leaves[i].slots += slots;
       return static_cast<uint16_t>(i);
     }
-  side.leaves.push_back({n, level, 1});
+  side.leaves.push_back({n, level, slots});
   return static_cast<uint16_t>(side.leaves.size() - 1);
 }
 

@@ -40,7 +40,7 @@ class Fusion {
   bool retained = false;  // some member belongs to a living trace: its inputs must stay as they are
 
  private:
-  uint16_t leaf(Side& side, detail::Node* n, int32_t level);
+  uint16_t leaf(Side& side, detail::Node* n, int32_t level, uint32_t slots);
   uint16_t number(Side& side, const Instruction& ins);
 
   std::vector<uint16_t> value_of_;  // by tape index minus base_

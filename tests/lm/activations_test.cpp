@@ -244,7 +244,7 @@ TEST_F(LoadedForGpu, KernelsOfAToken) {
                        {"rope", 2},
                        {"slice_update", 4},
                        {"scaled_dot_product_attention", 2},
-                       {"sigmoid+multiply+multiply", 2},
+                       {"swish+multiply", 2},
                        {"astype", 1}};
   Kernels dense{{"take", 1}, {"matmul", 9}, {kViews, 2 * 18 + 5}};
   dense.insert(common.begin(), common.end());

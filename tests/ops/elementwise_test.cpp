@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 
+#include "lazuli/ops/activation.h"
 #include "lazuli/ops/creation.h"
 #include "lazuli/ops/reduce.h"
 #include "lazuli/ops/shape.h"
@@ -82,6 +83,14 @@ const Row kRows[] = {
     {"arccosh", 1, kAll, 1.1, 9, U(arccosh), R(std::acosh(x)), C(std::acosh(x)), true},
     {"arctanh", 1, kAll, -0.9, 0.9, U(arctanh), R(std::atanh(x)), C(std::atanh(x)), true},
     {"sigmoid", 1, kAll, -2, 2, U(sigmoid), R(1 / (1 + std::exp(-x))), C(1.0 / (1.0 + std::exp(-x))), true},
+    {"swish", 1, kAll, -2, 2, U(swish), R(x / (1 + std::exp(-x))), C(x / (1.0 + std::exp(-x))), true},
+    {"gelu_erf", 1, kReal, -3, 3, U(gelu_erf), R(x * (1 + std::erf(x / std::sqrt(2.0))) / 2), nullptr, true, 2, 1},
+    {"gelu_tanh", 1, kReal, -3, 3, U(gelu_tanh),
+     [](double x, double) {
+       const long double z = x, v = 1.5957691216057307118L * (z + 0.044715L * z * z * z);
+       return static_cast<double>(z / (1 + std::exp(-v)));
+     },
+     nullptr, true, 8},  // exp(-7) of a rounded exponent
     {"erf", 1, kReal, -3, 3, U(erf), R(std::erf(x)), nullptr, true},
     {"erfinv", 1, kReal, -0.9, 0.9, U(erfinv),
      [](double x, double) {

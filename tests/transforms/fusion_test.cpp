@@ -131,6 +131,53 @@ TEST(Fusion, CopiesOfAValueOutliveTheFirst) {
   EXPECT_TRUE(same_bits(want, matmul(x, x)));
 }
 
+TEST(Fusion, TwoReadersComputeWhatIsCheap) {
+  for (int64_t n : {30, 300}) {
+    array x = random_array({n, n}, float32), y = random_array({n, n}, float32, 2);
+    array z = random_array({n, n}, float32, 3);
+    eval({x, y, z});
+    // A ReLU and its gradient, which share a mask. The product is not written over before the second has
+    // read it.
+    auto relu = [&] {
+      array h = matmul(x, y), below = h <= 0.0f;
+      return matmul(where(below, array(0.0f), h), where(below, array(0.0f), z));
+    };
+    EXPECT_EQ(kernels(relu), (Names{"matmul", "where", "where", "matmul"}));
+    expect_same_unfused(relu);
+    auto into_sum = [&] {
+      array h = x + y;
+      return sum(h * z, 1) + matmul(tanh(h), sum(z, 1));
+    };
+    EXPECT_EQ(kernels(into_sum).size(), 4u);  // x + y is none of them
+    expect_same_unfused(into_sum);
+    // A mask of x is less to read than x, and costs a kernel only where x is large.
+    auto narrow = [&] {
+      array below = x <= 0.0f;
+      return matmul(where(below, y, z), where(below, z, y));
+    };
+    EXPECT_EQ(kernels(narrow).size(), n == 300 ? 4u : 3u);
+    expect_same_unfused(narrow);
+    // What would cost more, or has readers that are no fused kernels, is computed once.
+    auto dear = [&] {
+      array h = exp(x);
+      return matmul(h * y, h * z);
+    };
+    EXPECT_EQ(kernels(dear), (Names{"exp", "multiply", "multiply", "matmul"}));
+    auto product = [&] {
+      array h = x + y;
+      return matmul(h, tanh(h));
+    };
+    EXPECT_EQ(kernels(product), (Names{"add", "tanh", "matmul"}));
+    expect_same_unfused(product);
+  }
+  // Held by someone: it gets its value.
+  array x = random_array({30, 30}, float32), below = x <= 0.0f;
+  array a = where(below, array(0.0f), x), b = where(below, array(1.0f), x);
+  array out = matmul(a, b);
+  out.eval();
+  EXPECT_TRUE(below.is_available());
+}
+
 // Graphs of random operations, each result used any number of times.
 TEST(Fusion, RandomGraphsGiveTheSameBits) {
   for (uint32_t seed = 0; seed < 200; ++seed) {

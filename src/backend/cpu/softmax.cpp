@@ -16,26 +16,8 @@
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/reduce-inl.h"
 #include "backend/cpu/simd_math-inl.h"
+#include "backend/cpu/softmax.h"
 #include "ops/softmax.h"
-
-#ifndef LAZULI_SOFTMAX_KERNELS
-#define LAZULI_SOFTMAX_KERNELS
-namespace lazuli::cpu {
-
-template <class T>
-struct SoftmaxKernels {
-  T (*largest)(const T* x, int64_t n);
-  // The sum of exp(x - m), written to y unless that is null.
-  T (*exp_sum)(const T* x, int64_t n, T m, T* y);
-  void (*scale)(T* y, int64_t n, T by);
-  // The same over the rows of x[n][width], column by column: m and sum have `width` elements.
-  void (*largest_rows)(const T* x, int64_t n, int64_t width, T* m);
-  void (*exp_sum_rows)(T* x, int64_t n, int64_t width, const T* m, T* sum);  // in place
-  void (*scale_rows)(T* x, int64_t n, int64_t width, const T* by);
-};
-
-}  // namespace lazuli::cpu
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace lazuli::cpu::HWY_NAMESPACE {
@@ -187,6 +169,15 @@ HWY_AFTER_NAMESPACE();
 namespace lazuli::cpu {
 HWY_EXPORT(softmax_float);
 HWY_EXPORT(softmax_double);
+
+template <>
+const SoftmaxKernels<float>& softmax_kernels() {
+  return *HWY_DYNAMIC_DISPATCH(softmax_float)();
+}
+template <>
+const SoftmaxKernels<double>& softmax_kernels() {
+  return *HWY_DYNAMIC_DISPATCH(softmax_double)();
+}
 
 namespace {
 
@@ -387,9 +378,9 @@ void run(const SoftmaxKernels<T>& k, const KernelCall& call, int axis, bool soft
 
 void run_any(const KernelCall& call, int axis, bool softmax) {
   if (call.in[0].dtype == float64)
-    run(*HWY_DYNAMIC_DISPATCH(softmax_double)(), call, axis, softmax);
+    run(softmax_kernels<double>(), call, axis, softmax);
   else
-    run(*HWY_DYNAMIC_DISPATCH(softmax_float)(), call, axis, softmax);
+    run(softmax_kernels<float>(), call, axis, softmax);
 }
 
 void run_softmax(const KernelCall& call) {

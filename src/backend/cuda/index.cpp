@@ -9,20 +9,6 @@ namespace lazuli::cuda {
 
 namespace {
 
-IndexKind kind_of(Dtype t) {
-  switch (t.val()) {
-    case Dtype::Val::uint8: return IndexKind::u8;
-    case Dtype::Val::uint16: return IndexKind::u16;
-    case Dtype::Val::uint32: return IndexKind::u32;
-    case Dtype::Val::uint64: return IndexKind::u64;
-    case Dtype::Val::int8: return IndexKind::i8;
-    case Dtype::Val::int16: return IndexKind::i16;
-    case Dtype::Val::int32: return IndexKind::i32;
-    case Dtype::Val::int64: return IndexKind::i64;
-    default: throw std::invalid_argument("index arrays must have an integer dtype");
-  }
-}
-
 // What an error says, made when one is found.
 struct WrongIndex {
   std::string_view name;
@@ -48,9 +34,23 @@ struct WrongIndex {
 
 }  // namespace
 
+IndexKind index_kind(Dtype t) {
+  switch (t.val()) {
+    case Dtype::Val::uint8: return IndexKind::u8;
+    case Dtype::Val::uint16: return IndexKind::u16;
+    case Dtype::Val::uint32: return IndexKind::u32;
+    case Dtype::Val::uint64: return IndexKind::u64;
+    case Dtype::Val::int8: return IndexKind::i8;
+    case Dtype::Val::int16: return IndexKind::i16;
+    case Dtype::Val::int32: return IndexKind::i32;
+    case Dtype::Val::int64: return IndexKind::i64;
+    default: throw std::invalid_argument("index arrays must have an integer dtype");
+  }
+}
+
 Index make_index(const KernelCall& call, const Operand& indices, int axis, int64_t size, int64_t extent,
                  int64_t stride) {
-  const IndexKind kind = kind_of(indices.dtype);
+  const IndexKind kind = index_kind(indices.dtype);
   return {
       indices.data,
       fault_word(WrongIndex{call.primitive.name(), call.where, size, extent, axis, kind == IndexKind::u64}),

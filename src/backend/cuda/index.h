@@ -7,6 +7,7 @@
 namespace lazuli::cuda {
 
 enum class IndexKind : int { u8, u16, u32, u64, i8, i16, i32, i64 };
+IndexKind index_kind(Dtype t);  // throws std::invalid_argument unless t is an integer type
 
 // One index array and the axis that it indexes.
 struct Index {

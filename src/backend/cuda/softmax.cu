@@ -7,14 +7,12 @@
 #include "backend/cuda/launch.h"
 #include "backend/cuda/memory.h"
 #include "backend/cuda/rows.cuh"
+#include "backend/cuda/softmax.cuh"
 #include "ops/softmax.h"
 
 namespace lazuli::cuda {
 
 namespace {
-
-template <class C>
-constexpr C kLowest = -std::numeric_limits<C>::infinity();
 
 // exp(x - m) for x <= m. What the short form loses is far below the rounding of halves.
 template <class T>
@@ -38,61 +36,9 @@ class ExpBelow {
 __device__ inline float log_of(float x) { return logf(x); }
 __device__ inline double log_of(double x) { return log(x); }
 
-// The larger of two, NaN if one of them is.
-struct Larger {
-  template <class C>
-  __device__ C operator()(C a, C b) const {
-#ifndef LAZULI_EMULATED
-    if constexpr (std::is_same_v<C, float>) {
-      float y;
-      asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
-      return y;
-    }
-#endif
-    return b > a || b != b ? b : a;
-  }
-};
-struct Plus {
-  template <class C>
-  __device__ C operator()(C a, C b) const {
-    return a + b;
-  }
-};
-
 template <class C>
 __device__ inline C log_of_sum(C m, C sum) {
   return isinf(m) ? m : m + log_of(sum);
-}
-
-// A maximum and the sum of exp(x - m): 0 for a maximum of -inf.
-template <class C>
-struct Part {
-  C m, sum;
-};
-template <class T, class C = Compute<T>>
-__device__ inline Part<C> join_parts(Part<C> a, Part<C> b) {
-  const C m = Larger()(a.m, b.m);
-  const ExpBelow<T> e(m);
-  auto scaled = [&](Part<C> p) { return p.m == kLowest<C> ? C(0) : p.sum * e(p.m); };
-  return {m, scaled(a) + scaled(b)};
-}
-// Over a block. `shared` has room for a part a warp.
-template <class T, class C = Compute<T>>
-__device__ inline Part<C> join_block(Part<C> p, Part<C>* shared) {
-  auto join = [&] {
-#pragma unroll
-    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2)
-      p = join_parts<T>(
-          p, {__shfl_xor_sync(0xffffffffu, p.m, lanes), __shfl_xor_sync(0xffffffffu, p.sum, lanes)});
-  };
-  join();
-  const int warps = static_cast<int>(blockDim.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
-  if (warps == 1) return p;
-  if (lane == 0) shared[threadIdx.x / kWarp] = p;
-  __syncthreads();
-  p = lane < warps ? shared[lane] : Part<C>{kLowest<C>, C(0)};
-  join();
-  return p;
 }
 
 // ---------------------------------------------------------------- rows in registers
@@ -181,7 +127,7 @@ __global__ void __launch_bounds__(kTileThreads) softmax_parts(const T* x, Part<C
       for (int j = 0; j < kPack; ++j) sum += e(v[k][j]);
     p = {m, p.sum * e(p.m) + sum};
   }
-  p = join_block<T>(p, shared);
+  p = join_block<ExpBelow<T>>(p, shared);
   if (threadIdx.x == 0) parts[blockIdx.x] = p;
 }
 
@@ -190,8 +136,8 @@ __device__ inline Part<Compute<T>> whole_row(const Part<Compute<T>>* parts, int6
                                              Part<Compute<T>>* shared) {
   using C = Compute<T>;
   Part<C> p{kLowest<C>, C(0)};
-  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) p = join_parts<T>(p, parts[i]);
-  return join_block<T>(p, shared);
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) p = join_parts<ExpBelow<T>>(p, parts[i]);
+  return join_block<ExpBelow<T>>(p, shared);
 }
 
 template <class T, bool kLoose>
@@ -283,7 +229,7 @@ __global__ void __launch_bounds__(1024) softmax_columns(const T* x, T* y, Column
   for (int half = high / 2; half > 0; half /= 2) {
     __syncthreads();
     if (turn < half) {
-      p = join_parts<T>(p, shared[threadIdx.x + half * wide]);
+      p = join_parts<ExpBelow<T>>(p, shared[threadIdx.x + half * wide]);
       shared[threadIdx.x] = p;
     }
   }
