@@ -33,13 +33,6 @@ __device__ inline Bits<T> to_bits(Compute<T> x) {
     return static_cast<uint64_t>(__double_as_longlong(x));
   else if constexpr (std::is_same_v<T, Complex>)
     return uint64_t(__float_as_uint(x.im)) << 32 | __float_as_uint(x.re);
-#ifndef LAZULI_EMULATED
-  else if constexpr (std::is_same_v<T, Bfloat>) {
-    uint16_t bits;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
-    return bits;
-  }
-#endif
   else if constexpr (std::is_same_v<T, Half> || std::is_same_v<T, Bfloat>)
     return to_memory<T>(x).bits;
   else

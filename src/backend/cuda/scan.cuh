@@ -86,17 +86,6 @@ constexpr int kScanPacks = std::max(1, std::min(16 / kScanPack<Op>, 4) / Op::kIn
 template <class Op>
 constexpr int64_t kScanChunk = kWarp* kScanPack<Op>* kScanPacks<Op>;
 
-template <class P>
-__device__ inline void turn_round(P& pack) {
-  constexpr int n = sizeof(pack.at) / sizeof(pack.at[0]);
-#pragma unroll
-  for (int e = 0; e < n / 2; ++e) {
-    const auto x = pack.at[e];
-    pack.at[e] = pack.at[n - 1 - e];
-    pack.at[n - 1 - e] = x;
-  }
-}
-
 // `warps` of a block take neighbouring chunks of a row; with one warp, each warp has a row of its own.
 template <class Op>
 __global__ void __launch_bounds__(kMostWarps* kWarp)
@@ -132,8 +121,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
   for (int64_t chunk = first; chunk < last; chunk += warps) {
     const int64_t start = (chunk + (alone ? 0 : warp)) * kScanChunk<Op> + lane * kPack;
     // Packs [at, at + kPack) in the direction of the scan, element by element where packs are not aligned.
-    // What is past the end comes after everything, so it may be anything.
-    Packed in[kInputs][kPacks] = {};
+    Packed in[kInputs][kPacks];
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
       const int64_t at = start + k * kWarp * kPack;
@@ -149,22 +137,21 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
         }
       }
     }
-    if (a.reverse) {
-#pragma unroll
-      for (int i = 0; i < kInputs; ++i)
-#pragma unroll
-        for (int k = 0; k < kPacks; ++k) turn_round(in[i][k]);
-    }
     State v[kPacks][kPack], up_to[kPacks], before[kPacks];
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
+      const int64_t at = start + k * kWarp * kPack;
 #pragma unroll
       for (int e = 0; e < kPack; ++e) {
-        State s;
-        if constexpr (kInputs == 1)
-          s = op.of(in[0][k].at[e]);
-        else
-          s = op.of(in[0][k].at[e], in[1][k].at[e]);
+        const int from = kPack - 1 - e;
+        State s = op.identity();
+        if (at + e < n) {
+          if constexpr (kInputs == 1)
+            s = op.of(a.reverse ? in[0][k].at[from] : in[0][k].at[e]);
+          else
+            s = a.reverse ? op.of(in[0][k].at[from], in[1][k].at[from])
+                          : op.of(in[0][k].at[e], in[1][k].at[e]);
+        }
         v[k][e] = e == 0 ? s : op.join(v[k][e > 0 ? e - 1 : 0], s);
       }
       up_to[k] = v[k][kPack - 1];
@@ -198,14 +185,6 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
     }
     if (part != ScanPart::totals) {
       mine = op.join(group, mine);
-      if (!a.inclusive) {  // each element gets what is before it
-#pragma unroll
-        for (int k = 0; k < kPacks; ++k) {
-#pragma unroll
-          for (int e = kPack - 1; e > 0; --e) v[k][e] = v[k][e - 1];
-          v[k][0] = op.identity();
-        }
-      }
 #pragma unroll
       for (int k = 0; k < kPacks; ++k) {
         const int64_t at = start + k * kWarp * kPack;
@@ -213,8 +192,15 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
         const State base = op.join(mine, before[k]);
         Packed out;
 #pragma unroll
-        for (int e = 0; e < kPack; ++e) out.at[e] = op.result(op.join(base, v[k][e]));
-        if (a.reverse) turn_round(out);
+        for (int e = 0; e < kPack; ++e) {
+          const State s = a.inclusive ? op.join(base, v[k][e])
+                          : e == 0    ? base
+                                      : op.join(base, v[k][e > 0 ? e - 1 : 0]);
+          if (a.reverse)
+            out.at[kPack - 1 - e] = op.result(s);
+          else
+            out.at[e] = op.result(s);
+        }
         if (packed) {
           if (at < n) *reinterpret_cast<Packed*>(y + place) = out;
         } else {
@@ -334,7 +320,7 @@ __global__ void __launch_bounds__(kColumnThreads)
   int buffer = 0;
   for (int64_t step = first; step < last; ++step) {
     const int64_t start = step * step_rows + line * kItems;
-    Packed in[kInputs][kItems] = {};  // past the end, anything
+    Packed in[kInputs][kItems];
 #pragma unroll
     for (int j = 0; j < kItems; ++j) {
       if (!here || start + j >= c.n) continue;
@@ -347,11 +333,13 @@ __global__ void __launch_bounds__(kColumnThreads)
     for (int k = 0; k < kPack; ++k) {
 #pragma unroll
       for (int j = 0; j < kItems; ++j) {
-        State s;
-        if constexpr (kInputs == 1)
-          s = op.of(in[0][j].at[k]);
-        else
-          s = op.of(in[0][j].at[k], in[1][j].at[k]);
+        State s = op.identity();
+        if (here && start + j < c.n) {
+          if constexpr (kInputs == 1)
+            s = op.of(in[0][j].at[k]);
+          else
+            s = op.of(in[0][j].at[k], in[1][j].at[k]);
+        }
         v[j][k] = j == 0 ? s : op.join(v[j > 0 ? j - 1 : 0][k], s);
       }
       State up_to = v[kItems - 1][k], before = op.identity();
@@ -378,20 +366,15 @@ __global__ void __launch_bounds__(kColumnThreads)
     }
     buffer ^= 1;
     if (part != ScanPart::totals) {
-      if (!a.inclusive) {
-#pragma unroll
-        for (int k = 0; k < kPack; ++k) {
-#pragma unroll
-          for (int j = kItems - 1; j > 0; --j) v[j][k] = v[j - 1][k];
-          v[0][k] = op.identity();
-        }
-      }
 #pragma unroll
       for (int j = 0; j < kItems; ++j) {
         if (!here || start + j >= c.n) continue;
         Packed out;
 #pragma unroll
-        for (int k = 0; k < kPack; ++k) out.at[k] = op.result(op.join(base[k], v[j][k]));
+        for (int k = 0; k < kPack; ++k)
+          out.at[k] = op.result(a.inclusive ? op.join(base[k], v[j][k])
+                                : j == 0    ? base[k]
+                                            : op.join(base[k], v[j > 0 ? j - 1 : 0][k]));
         const int64_t at = origin + (a.reverse ? c.n - 1 - start - j : start + j) * c.stride;
         *reinterpret_cast<Packed*>(a.y + at) = out;
       }
