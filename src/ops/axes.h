@@ -1,4 +1,4 @@
-// Lists of axes as reductions take them.
+// Lists of axes as operations take them.
 #pragma once
 
 #include <vector>
@@ -12,6 +12,9 @@ namespace lazuli {
 std::vector<int> normalize_axes(const std::vector<int>& axes, size_t ndim, const char* op);
 
 std::vector<int> all_axes(const array& a);
+
+// All inputs with the batch axis of a vmap in front; arrays without one (axis -1) are repeated.
+std::vector<array> batched(const std::vector<array>& inputs, const std::vector<int>& axes);
 
 // An array with some of its axes merged into one, for operations that know only one axis.
 //

@@ -10,8 +10,8 @@
 #include "lazuli/ops/shape.h"
 #include "lazuli/ops/softmax.h"
 #include "lazuli/transforms.h"
+#include "ops/axes.h"
 #include "ops/elementwise.h"
-#include "ops/indexing.h"
 
 namespace lazuli {
 
@@ -47,20 +47,6 @@ array slope(double smoothing, const array& logits, const array& classes) {
 // What CrossEntropyGrad computes, composed, of {logits, cotangent}.
 Arrays1 composed_grad(double smoothing, const Arrays1& in, const array& classes) {
   return {astype(multiply(slope(smoothing, in[0], classes), expand_dims(in[1], -1)), in[0].dtype())};
-}
-
-// All inputs with the batch axis in front; arrays without one are repeated.
-Arrays1 batched(const Arrays1& inputs, const std::vector<int>& axes) {
-  int64_t batch = 1;
-  for (size_t i = 0; i < inputs.size(); ++i)
-    if (axes[i] >= 0) batch = inputs[i].shape(axes[i]);
-  Arrays1 out;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    Shape shape = inputs[i].shape();
-    shape.insert(shape.begin(), batch);
-    out.push_back(axes[i] >= 0 ? moveaxis(inputs[i], axes[i], 0) : broadcast_to(inputs[i], shape));
-  }
-  return out;
 }
 
 // Halves that are about to be converted to float32 are read as they are: what the kernels compute is the

@@ -3,26 +3,13 @@
 #include "lazuli/ops/elementwise.h"
 #include "lazuli/ops/indexing.h"
 #include "lazuli/ops/shape.h"
+#include "ops/axes.h"
 #include "ops/indexing.h"
 
 namespace lazuli {
 
 using Arrays1 = std::vector<array>;
 using Batched = std::pair<Arrays1, std::vector<int>>;
-
-// All inputs with the batch axis in front; arrays without one are repeated.
-static Arrays1 batched(const Arrays1& inputs, const std::vector<int>& axes) {
-  int64_t batch = 1;
-  for (size_t i = 0; i < inputs.size(); ++i)
-    if (axes[i] >= 0) batch = inputs[i].shape(axes[i]);
-  Arrays1 out;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    Shape shape = inputs[i].shape();
-    shape.insert(shape.begin(), batch);
-    out.push_back(axes[i] >= 0 ? moveaxis(inputs[i], axes[i], 0) : broadcast_to(inputs[i], shape));
-  }
-  return out;
-}
 
 // ---- GatherAxis ----
 

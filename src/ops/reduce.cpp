@@ -15,6 +15,19 @@ namespace lazuli {
 
 // ---------------------------------------------------------------- axes
 
+std::vector<array> batched(const std::vector<array>& inputs, const std::vector<int>& axes) {
+  int64_t batch = 1;
+  for (size_t i = 0; i < inputs.size(); ++i)
+    if (axes[i] >= 0) batch = inputs[i].shape(axes[i]);
+  std::vector<array> out;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    Shape shape = inputs[i].shape();
+    shape.insert(shape.begin(), batch);
+    out.push_back(axes[i] >= 0 ? moveaxis(inputs[i], axes[i], 0) : broadcast_to(inputs[i], shape));
+  }
+  return out;
+}
+
 std::vector<int> normalize_axes(const std::vector<int>& axes, size_t ndim, const char* op) {
   std::vector<int> sorted;
   for (int axis : axes) sorted.push_back(normalize_axis(axis, ndim, op));

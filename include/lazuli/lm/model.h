@@ -74,10 +74,9 @@ class Model {
 // (info().activations), and matrices that read the same input are copied into one: q, k and v, gate and up.
 // Logits are float32 either way.
 //
-// Throws std::runtime_error that names
-// the tensor or key for architectures that are not known (known are Llama, Mistral, Mixtral, Qwen 2 and 3,
-// Gemma 2 and 3, Phi-3, GPT-2), missing tensors, shapes that do not fit, and configurations that are not
-// understood.
+// Throws std::runtime_error that names the tensor or key for architectures that are not known (known are
+// Llama, Mistral, Mixtral, Qwen 2 and 3, Gemma 2 and 3, Phi-3, GPT-2), for missing tensors, for shapes that
+// do not fit, and for configurations that are not understood.
 Model load_model(const ModelFiles& files);
 // The same; weights that are copied into others are given back one by one.
 Model load_model(ModelFiles&& files);

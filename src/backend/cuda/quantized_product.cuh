@@ -232,18 +232,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, sizeof(X) == 4 ? 3 : 2)
         }
     }
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < c.count * kWeightRows;
-         i += static_cast<int>(blockDim.x)) {
-      const int which = i / kWeightRows;
-      const int64_t row = first_row + i % kWeightRows;
-      if (row >= w.rows) continue;
-      float result = 0;
-      for (int s = 0; s < warps; ++s)
-#pragma unroll
-        for (int part = 0; part < kOfRow; ++part)
-          result += partial[(s * kColumns + which * kOfRow + part) * kWeightRows + i % kWeightRows];
-      out[rows.row(c.first + which) * w.rows + row] = to_memory<X>(result);
-    }
+    write_sums<kOfRow>(partial, warps, rows, c, first_row, w.rows, out);
     __syncthreads();
   }
 }

@@ -124,6 +124,24 @@ inline __host__ __device__ int stream_column_bytes(int64_t columns) {
   return static_cast<int>(columns) * 2 + 64;
 }
 
+// Adds up, in order, what the warps of a block have of 16 rows of weights, in `sums` (warps, kColumns, 16),
+// and writes it for the rows of x of a chunk.
+template <int kOfRow, class X>
+__device__ inline void write_sums(const float* sums, int warps, const QuantizedRows& rows, const Chunk& c,
+                                  int64_t first_row, int64_t all_rows, X* out) {
+  for (int i = static_cast<int>(threadIdx.x); i < c.count * kWeightRows; i += static_cast<int>(blockDim.x)) {
+    const int which = i / kWeightRows;
+    const int64_t row = first_row + i % kWeightRows;
+    if (row >= all_rows) continue;
+    float result = 0;
+    for (int s = 0; s < warps; ++s)
+#pragma unroll
+      for (int part = 0; part < kOfRow; ++part)
+        result += sums[(s * kColumns + which * kOfRow + part) * kWeightRows + i % kWeightRows];
+    out[rows.row(c.first + which) * all_rows + row] = to_memory<X>(result);
+  }
+}
+
 // Columns are whole steps; words, scales and rows of x are aligned to 16 bytes. Blocks go from one tile of 16
 // rows to another.
 template <class F, class X, int kGroup, ScaleArray::Kind kKind>
@@ -254,18 +272,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2)
 #pragma unroll
       for (int e = 0; e < 4; ++e) own[(2 * t + e % 2) * kWeightRows + g + e / 2 * 8] = total[e];
       __syncthreads();
-      for (int i = static_cast<int>(threadIdx.x); i < c.count * kWeightRows;
-           i += static_cast<int>(blockDim.x)) {
-        const int which = i / kWeightRows;
-        const int64_t row = int64_t{tile} * kWeightRows + i % kWeightRows;
-        if (row >= w.rows) continue;
-        float result = 0;
-        for (int s = 0; s < warps; ++s)
-#pragma unroll
-          for (int part = 0; part < kOfRow; ++part)
-            result += sums[(s * kColumns + which * kOfRow + part) * kWeightRows + i % kWeightRows];
-        out[rows.row(c.first + which) * w.rows + row] = to_memory<X>(result);
-      }
+      write_sums<kOfRow>(sums, warps, rows, c, int64_t{tile} * kWeightRows, w.rows, out);
       tile = next_tile;
     }
     __syncthreads();
