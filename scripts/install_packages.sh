@@ -11,7 +11,7 @@ wanted=
 for group in "${@:-build}"; do
   case $group in
     build) wanted="$wanted g++ cmake ninja-build pkg-config ccache libfmt-dev nlohmann-json3-dev libhwy-dev
-                   libdnnl-dev libopenblas-openmp-dev zlib1g-dev libpcre2-dev libutf8proc-dev
+                   libdnnl-dev ocl-icd-opencl-dev libopenblas-openmp-dev zlib1g-dev libpcre2-dev libutf8proc-dev
                    libgtest-dev libgmock-dev libcli11-dev" ;;
     demo) wanted="$wanted dataset-fashion-mnist" ;;
     docs) wanted="$wanted doxygen graphviz" ;;
