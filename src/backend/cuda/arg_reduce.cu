@@ -140,7 +140,8 @@ __global__ void __launch_bounds__(kMostThreads)
     __shared__ Found of_warp[kMostThreads / kWarp];
     if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = found;
     __syncthreads();
-    for (int w = 0; w < lanes / kWarp; ++w) found = better(found, of_warp[w]);
+    const int first_of_row = (static_cast<int>(threadIdx.x) >> lanes_log2 << lanes_log2) / kWarp;
+    for (int w = 0; w < lanes / kWarp; ++w) found = better(found, of_warp[first_of_row + w]);
   }
   if (unit < units && lane == 0) {
     if (segments > 1)
