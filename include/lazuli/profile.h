@@ -45,8 +45,8 @@ class Profile {
   std::unique_ptr<Impl> impl_;
 };
 
-// Starts recording the evaluations of all threads. Throws std::runtime_error if another profile
-// is recording.
+// Starts recording the evaluations of all threads. Those that async_eval was given before are waited for, and
+// not recorded. Throws std::runtime_error if another profile is recording.
 Profile profile();
 
 }  // namespace lazuli

@@ -114,6 +114,10 @@ void finish_async_evals(const std::vector<array>& outputs) {
   });
 }
 
+void finish_async_evals() {
+  background().finish([] { return false; });
+}
+
 void synchronize() {
   background().wait();
   if (Backend* gpu = gpu_in_use()) gpu->wait();

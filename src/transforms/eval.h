@@ -34,6 +34,8 @@ void wait_for(const std::vector<array>& outputs, uint64_t evaluation);
 // Waits until these have their values, or all that async_eval got before is done. Evaluating it here instead,
 // while the queue holds it, would need the memory of every array of the queue at once.
 void finish_async_evals(const std::vector<array>& outputs);
+// Waits until all is done that async_eval got before. Errors stay for synchronize().
+void finish_async_evals();
 
 // Options of evaluations by the calling thread.
 ScheduleOptions& eval_options();

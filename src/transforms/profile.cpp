@@ -95,6 +95,7 @@ Profile::~Profile() {
 }
 
 Profile profile() {
+  finish_async_evals();
   auto impl = std::make_unique<Profile::Impl>();
   if (EvalHooks* other = EvalHooks::set_current(impl.get())) {
     EvalHooks::set_current(other);

@@ -183,6 +183,12 @@ TEST(EvalThreads, SameBitsForEveryThreadCount) {
   EXPECT_TRUE(same_bits(whole, concatenate(parts)));
 }
 
+TEST(Profile, WhatWasHandedOverBeforeIsNotRecorded) {
+  array x = random_array({1 << 20}, float32);
+  eval(x);
+  for (int i = 0; i < 50; ++i) async_eval(exp(x));
+  EXPECT_EQ(kernels([&] { return tanh(x); }), (std::vector<std::string>{"tanh"}));
+}
 TEST(Profile, TableAndTrace) {
   array x = random_array({1000}, float32);
   auto p = profile();
