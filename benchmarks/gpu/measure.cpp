@@ -17,6 +17,7 @@ double now() {
 }
 
 constexpr double kSampleSeconds = 0.012, kRowSeconds = 0.25;
+constexpr int kLeastRuns = 8;  // of a sample: so many that the GPU is kept fed
 constexpr size_t kSamples = 7;
 
 }  // namespace
@@ -37,7 +38,7 @@ Timing measure(const Case& c) {
   sample(1);  // compiles kernels
   sample(std::min(2, c.most_runs));
   const double once = sample(std::min(3, c.most_runs));
-  const int n = std::clamp(static_cast<int>(kSampleSeconds / once), 1, c.most_runs);
+  const int n = std::min(std::max(static_cast<int>(kSampleSeconds / once), kLeastRuns), c.most_runs);
   sample(n);
   std::vector<double> times;
   const double start = now();

@@ -18,6 +18,7 @@ import time
 
 MODES = {"torch": ("eager", "compile"), "jax": ("jit",)}
 SAMPLE_SECONDS, ROW_SECONDS, SAMPLES = 0.012, 0.25, 7
+LEAST_RUNS = 8  # of a sample: so many that the GPU is kept fed
 
 
 class Sizes:
@@ -70,7 +71,7 @@ def measure(case, wait):
     for n in (1, 2, 2):  # compilers and autotuners
         sample(min(n, case.most))
     once = sample(min(3, case.most))
-    n = max(1, min(int(SAMPLE_SECONDS / once), case.most))
+    n = min(max(int(SAMPLE_SECONDS / once), LEAST_RUNS), case.most)
     sample(n)
     times = []
     start = time.perf_counter()
