@@ -25,6 +25,8 @@ struct Operand {
   bool row_contiguous = true;
   int64_t size = 0;
   bool on_host = false;  // one element of a fused operation that is not in its device's memory
+  // Written by an evaluation that a GPU has done: kernels that still run do not write it.
+  bool settled = false;
 
   template <class T>
   T* as() const {
@@ -91,6 +93,8 @@ class Backend {
   // evaluation, or of any for 0. Those of evaluations that nobody waits for reach the first who reads a
   // result.
   virtual void wait(uint64_t /*evaluation*/ = 0) {}
+  // The latest evaluation of which it is known that it and those before it are done.
+  virtual uint64_t finished() const { return 0; }
   // A point in the device's work, and the time between two such points, for which it waits; a
   // negative time if the device keeps no time of its own. forget_marks() ends the life of all.
   virtual size_t mark() { return 0; }

@@ -25,13 +25,15 @@ namespace {
 
 // An evaluated node as a backend's kernels read it.
 Operand operand_of(const Backend& b, const Node* n) {
-  void* data = detail::at(n->buffer, b.place)->data;
-  return {static_cast<char*>(data) + n->offset * static_cast<int64_t>(n->dtype.size()),
+  const Buffer* buffer = detail::at(n->buffer, b.place);
+  return {static_cast<char*>(buffer->data) + n->offset * static_cast<int64_t>(n->dtype.size()),
           n->shape,
           n->strides,
           n->dtype,
           n->row_contiguous,
-          n->size};
+          n->size,
+          false,
+          buffer->written <= b.finished()};
 }
 
 // A leaf of a fused operation: constants stay where they are.
@@ -118,7 +120,9 @@ class Failed : public Primitive {
 
 class Evaluation {
  public:
-  void run(const std::vector<Node*>& outputs, const ScheduleOptions& options, EvalHooks* hooks) {
+  void run(uint64_t number, const std::vector<Node*>& outputs, const ScheduleOptions& options,
+           EvalHooks* hooks) {
+    number_ = number;
     hooks_ = hooks;
     epoch_ = detail::next_epoch();
     ScheduleOptions all = options;
@@ -180,8 +184,9 @@ class Evaluation {
   }
 
   // The buffer will be written by its last reader.
-  static void take_over(Buffer* b) {
+  void take_over(Buffer* b) {
     detail::retain(b);
+    b->written = number_;
     if (Buffer* twin = b->twin.exchange(nullptr)) detail::release(twin);
   }
 
@@ -471,6 +476,7 @@ class Evaluation {
     Buffer* buffer;
   };
   EvalHooks* hooks_ = nullptr;
+  uint64_t number_ = 0;
   uint32_t epoch_ = 0;
   int32_t ahead_ = 0;  // the kernel whose weights are read ahead
   Tape tape_;
@@ -513,7 +519,7 @@ uint64_t evaluate(const std::vector<array>& outputs, const ScheduleOptions& opti
   nodes.clear();
   for (auto& a : outputs) nodes.push_back(a.node());
   if (Backend* gpu = gpu_in_use()) gpu->begin(number, awaited);
-  evaluation.run(nodes, options, active_hooks);
+  evaluation.run(number, nodes, options, active_hooks);
   if (Backend* gpu = gpu_in_use()) gpu->flush();
   return number;
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/cuda/dtypes.h"
+#include "backend/cuda/early.h"
 #include "backend/cuda/warp.cuh"
 
 namespace lazuli::cuda {
@@ -322,6 +323,47 @@ TEST(Emulation, AMaskNamesItsOwnLane) {
   EXPECT_THAT(message_of([] { start(&without_itself, 1, 2, 0); }),
               testing::EndsWith("__syncwarp: the mask leaves out the lane that calls it"));
 }
+// An early kernel of which some threads wait for their inputs, and others read first.
+__global__ void begins_early(Early early, int* data, int waiting, int reading) {
+  const auto thread = static_cast<int>(threadIdx.x);
+  int found = thread < reading ? data[thread] : 0;
+  if (thread < waiting) wait_for_inputs(early);
+  if (thread < waiting) data[thread] = found + 1;
+}
+TEST(Emulation, EarlyKernelsWaitForTheirInputs) {
+  OnGpu<int> data(64);
+  EXPECT_EQ(start(&begins_early, 1, 32, 0, Early(), data, 32, 0), cudaSuccess);
+  EXPECT_EQ(data.read()[31], 1);
+  EXPECT_EQ(
+      message_of([&] { start(&begins_early, 1, 32, 0, Early(), data, 31, 0); }),
+      "[emulated GPU] kernel \"of a test\", block (0, 0, 0): a thread ends without having waited for its "
+      "inputs");
+}
+// An early kernel that begins to copy before it waits: `settled` bytes of `from` may be read by then.
+__global__ void copies_early(Early early, const int* from, int settled, int* out) {
+  alignas(16) __shared__ int tile[32 * 4];
+  const auto thread = static_cast<int>(threadIdx.x);
+  note_settled(from, settled);
+  emulation::copy_later(tile + 4 * thread, from + 4 * thread, 16);
+  emulation::end_copies();
+  wait_for_inputs(early);
+  emulation::wait_copies(0);
+  out[thread] = tile[4 * thread + 3];
+}
+TEST(Emulation, EarlyKernelsCopyWhatIsSettled) {
+  OnGpu<int> in(32 * 4), out(32);
+  std::vector<int> numbers(32 * 4);
+  std::iota(numbers.begin(), numbers.end(), 0);
+  cudaMemcpyAsync(in, numbers.data(), 512, cudaMemcpyHostToDevice, nullptr);
+  EXPECT_EQ(start(&copies_early, 1, 32, 0, Early(), in, 512, out), cudaSuccess);
+  EXPECT_EQ(out.read()[31], 127);
+  EXPECT_THAT(
+      message_of([&] { start(&copies_early, 1, 32, 0, Early(), in, 511, out); }),
+      testing::EndsWith("a copy from memory of the GPU begins before its thread has waited for its inputs"));
+  // What was settled for one launch is not for the next.
+  EXPECT_THAT(message_of([&] { start(&copies_early, 1, 32, 0, Early(), in, 0, out); }),
+              testing::EndsWith("has waited for its inputs"));
+}
 __global__ void nothing() {}
 TEST(Emulation, LaunchesBeyondTheLimitsAreErrors) {
   EXPECT_EQ(start(&nothing, 1, 1024, 0), cudaSuccess);
@@ -416,6 +458,30 @@ TEST(EmulatedRaces, BlocksAreInNoOrder) {
   // One launch comes after the other.
   EXPECT_EQ(start(&all_write, 1, 1, 0, out, 0), cudaSuccess);
   EXPECT_EQ(start(&all_write, 1, 1, 0, out, 0), cudaSuccess);
+}
+
+TEST(EmulatedRaces, EarlyKernelsReadWhatTheyHaveWaitedFor) {
+  OnGpu<int> data(64);
+  EXPECT_EQ(start(&begins_early, 1, 64, 0, Early(), data, 64, 0), cudaSuccess);
+  EXPECT_THAT(message_of([&] { start(&begins_early, 1, 64, 0, Early(), data, 64, 1); }),
+              HasSubstr("thread 0 uses memory of the GPU before it has waited for its inputs, at "));
+}
+
+// An early kernel that reads `read` and writes `written` before it waits.
+__global__ void settles(Early early, int* read, int* written) {
+  note_settled(read, 32 * sizeof(int));
+  if (written) *written = 1;
+  const int found = read[threadIdx.x];
+  wait_for_inputs(early);
+  read[threadIdx.x] = found;
+}
+TEST(EmulatedRaces, EarlyKernelsReadWhatIsSettledAndWriteNothing) {
+  OnGpu<int> data(33);
+  EXPECT_EQ(start(&settles, 1, 32, 0, Early(), data, nullptr), cudaSuccess);
+  EXPECT_THAT(message_of([&] { start(&settles, 1, 32, 0, Early(), data, data); }),
+              HasSubstr("uses memory of the GPU before it has waited for its inputs, at "));
+  EXPECT_THAT(message_of([&] { start(&settles, 1, 33, 0, Early(), data, nullptr); }),
+              HasSubstr("thread 32 uses memory of the GPU before it has waited for its inputs, at "));
 }
 
 __global__ void bytes(uint8_t* out) { out[threadIdx.x] = static_cast<uint8_t>(threadIdx.x); }

@@ -207,6 +207,38 @@ TEST_F(Gpu, WritesInPlaceAreSeenThroughNoOldCopy) {
   EXPECT_EQ(sum(x, kGpu).item<float>(), 64.0f * 63 * 64 / 2);
 }
 
+// Products of one row begin to read weights while the kernel before them still runs, but for weights which
+// that kernel, or another that may still run, writes.
+TEST_F(Gpu, WeightsThatWereJustWrittenAreReadAfterwards) {
+  constexpr int64_t n = 2048;
+  const array row = astype(ones({1, n}), bfloat16), scales = astype(ones({n, n / 64}), bfloat16),
+              biases = zeros({n, n / 64}, bfloat16);
+  auto product = [&](const array& w) {
+    return w.dtype() == uint32 ? quantized_matmul(row, w, scales, biases, true, 64, 4, "affine", kGpu)
+                               : matmul(row, transpose(w, kGpu), kGpu);
+  };
+  for (Dtype dtype : {bfloat16, uint32}) {
+    // Every weight is `round` modulo 5, in 4 bits eight of them in a word.
+    const int step = dtype == uint32 ? 0x11111111 : 1;
+    array w = zeros(dtype == uint32 ? Shape{n, n / 8} : Shape{n, n}, dtype);
+    std::vector<array> results;
+    for (int round = 1; round <= 200; ++round) {
+      w = remainder(add(w, array(step, dtype), kGpu), array(5 * step, dtype), kGpu);
+      if (round % 4 == 0) eval(w);
+      if (round % 4 == 1) async_eval(w);
+      results.push_back(product(w));
+      if (round % 4 == 2) eval(results.back());
+      if (round % 4 != 3) async_eval(results.back());
+    }
+    for (int round = 1; round <= 200; ++round) {
+      array& y = results[static_cast<size_t>(round - 1)];
+      const auto expected = static_cast<float>(round % 5 * n);
+      ASSERT_EQ(min(y).item<bfloat16_t>(), expected) << dtype_name(dtype) << ", round " << round;
+      ASSERT_EQ(max(y).item<bfloat16_t>(), expected) << dtype_name(dtype) << ", round " << round;
+    }
+  }
+}
+
 TEST_F(Gpu, EveryDtypeGoesThereAndBack) {
   for (Dtype dtype : {bool_, uint8, uint16, uint32, uint64, int8, int16, int32, int64, float16, bfloat16,
                       float32, float64, complex64}) {

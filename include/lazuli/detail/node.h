@@ -24,7 +24,8 @@ struct Buffer {
   std::atomic<uint32_t> refs{1};
   bool borrowed = false;  // not ours to overwrite
   Device::DeviceType place = Device::cpu;
-  size_t bytes = 0;  // as requested
+  uint64_t written = 0;  // of a GPU: the evaluation that wrote it last
+  size_t bytes = 0;      // as requested
   void* data = nullptr;
   void (*destroy)(Buffer*) = nullptr;  // frees the block and this header
   // An owned copy on the other device, made when something there reads it. Contents change only while an

@@ -15,7 +15,15 @@
 
 namespace lazuli::cuda {
 
-constexpr int kDecodeThreads = 128, kDecodeWarps = kDecodeThreads / kWarp;
+constexpr int decode_warps(int rows) { return rows < 4 ? 8 : 4; }
+// Blocks of a processor that run at a time: what registers have room for.
+constexpr int decode_blocks(int rows) { return rows == 4 ? 3 : 2; }
+// Keys that a group of lanes reads at a time. A lane has the score of one of them with one of the rows.
+constexpr int decode_unroll(int lanes, int rows) { return std::min(lanes / rows, 4); }
+// Keys that a block reads at a time.
+constexpr int decode_step(int lanes, int rows) {
+  return decode_warps(rows) * (kWarp / lanes) * decode_unroll(lanes, rows);
+}
 // Blocks of rows whose keys may be split: one counter each.
 constexpr int kDecodeCounters = 1024;
 constexpr int kMostSplits = 128;
@@ -24,9 +32,8 @@ constexpr int kMostSplits = 128;
 struct DecodeParts {
   float* parts;       // null: there is one split
   uint32_t* arrived;  // of each block of rows; zero before and after each kernel
-  int splits;
+  uint32_t splits, row_blocks;
   int64_t part;  // keys
-  int64_t row_blocks;
 };
 
 // Lane i of a group of kLanes gets the sum over the group of x[i * kCount / kLanes].
@@ -51,11 +58,11 @@ __device__ inline float sum_transposed(float (&x)[kCount], int lane) {
 }
 
 template <class Q, class K, class V, int kLanes, int kRows>
-__global__ void __launch_bounds__(kDecodeThreads)
-    attention_decode(AttentionJob job, K keys, V values, DecodeParts split) {
+__global__ void __launch_bounds__(decode_warps(kRows) * kWarp, decode_blocks(kRows))
+    attention_decode(Early early, AttentionJob job, K keys, V values, DecodeParts split) {
+  constexpr int kDecodeWarps = decode_warps(kRows), kDecodeThreads = kDecodeWarps * kWarp;
   constexpr int kGroups = kWarp / kLanes, kSlots = kDecodeWarps * kGroups;
-  // Keys that a group reads at a time. A lane has the score of one of them with one of the rows.
-  constexpr int kUnroll = kLanes / kRows < 4 ? kLanes / kRows : 4, kScores = kUnroll * kRows;
+  constexpr int kUnroll = decode_unroll(kLanes, kRows), kScores = kUnroll * kRows;
   constexpr int kEach = kLanes / kScores;  // lanes with the same score
   constexpr float lowest = -std::numeric_limits<float>::infinity();
   constexpr uint32_t all = 0xffffffffu;
@@ -63,30 +70,75 @@ __global__ void __launch_bounds__(kDecodeThreads)
             slot = warp * kGroups + lane / kLanes, first_lane = lane - in_group;
   const int my_score = in_group / kEach, my_row = my_score % kRows, my_key = my_score / kRows;
 
-  const int64_t unit = blockIdx.x / split.splits;
-  const int part = static_cast<int>(blockIdx.x - unit * split.splits);
-  const int64_t problem = unit / split.row_blocks, first_row = unit % split.row_blocks * kRows,
-                batch = problem / job.kv_heads, kv_head = problem % job.kv_heads;
+  const uint32_t unit = blockIdx.x / split.splits, part = blockIdx.x % split.splits,
+                 problem = unit / split.row_blocks, first_row = unit % split.row_blocks * kRows,
+                 all_rows = static_cast<uint32_t>(job.rows), last_row = min(first_row + kRows, all_rows) - 1;
+  const int64_t batch = problem / static_cast<uint32_t>(job.kv_heads),
+                kv_head = problem % static_cast<uint32_t>(job.kv_heads);
   const auto k = keys.head(batch, kv_head);
   const auto v = values.head(batch, kv_head);
   const int d = in_group * 8;
   const bool has_k = d < job.dims, has_v = d < job.value_dims;
-
-  float q[kRows][8];
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int64_t row = first_row + r;
-    const AttentionRow at(job, kv_head, std::min(row, job.rows - 1));
-    const Q* from =
-        static_cast<const Q*>(job.q) + batch * job.q_at[0] + at.head * job.q_at[1] + at.query * job.q_at[2];
-#pragma unroll
-    for (int i = 0; i < 8; ++i)
-      q[r][i] = has_k && row < job.rows ? of_memory(from[(d + i) * job.q_at[3]]) * job.scale : 0.0f;
+  if (threadIdx.x == 0 && part * split.part < job.keys) {
+    const int64_t first = part * split.part, count = min(split.part, job.keys - first);
+    k.fetch_keys(first, count, job.dims);
+    v.fetch_keys(first, count, job.value_dims);
   }
-  const AttentionRow mine(job, kv_head, std::min(first_row + my_row, job.rows - 1));
-  const int64_t last_row = std::min(first_row + kRows, job.rows) - 1;
   const int64_t begin = part * split.part, end = std::min(std::min(job.keys, begin + split.part),
                                                           AttentionRow(job, kv_head, last_row).last + 1);
+  wait_for_inputs(early);
+
+  // Keys and values are read as soon as those before them have been used. Every lane takes part in every
+  // step: past the end keys are the last one, hidden.
+  typename K::Raw k_raw[kUnroll];
+  typename V::Raw v_raw[kUnroll];
+  auto key_of = [&](int64_t at, int u) { return std::min(at + u * kSlots + slot, end - 1); };
+  auto read_keys = [&](int64_t at) {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) k_raw[u] = k.eight(key_of(at, u), has_k ? d : 0);
+  };
+  auto read_values = [&](int64_t at) {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) v_raw[u] = v.eight(key_of(at, u), has_v ? d : 0);
+  };
+  if (begin < end) {
+    read_keys(begin);
+    read_values(begin);
+  }
+
+  // Rows past the last one repeat it, and lanes past the features the first: nobody reads what they give.
+  lane::Pack<Q, 8> packed[kRows];
+  const bool packs_of_q = job.q_at[3] == 1 &&
+                          reinterpret_cast<uintptr_t>(job.q) % sizeof(lane::Pack<Q, 4>) == 0 &&
+                          ((job.q_at[0] | job.q_at[1] | job.q_at[2]) & 3) == 0;
+  auto row_of_q = [&](int r) {
+    const AttentionRow at(job, kv_head, min(first_row + r, last_row));
+    return static_cast<const Q*>(job.q) + batch * job.q_at[0] + at.head * job.q_at[1] +
+           at.query * job.q_at[2] + (has_k ? d : 0) * job.q_at[3];
+  };
+  if (packs_of_q) {
+    using Four = lane::Pack<Q, 4>;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const Q* from = row_of_q(r);
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+        reinterpret_cast<Four*>(&packed[r])[h] = reinterpret_cast<const Four*>(from)[h];
+    }
+  } else {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const Q* from = row_of_q(r);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) packed[r].at[i] = from[i * job.q_at[3]];
+    }
+  }
+  float q[kRows][8];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r)
+#pragma unroll
+    for (int i = 0; i < 8; ++i) q[r][i] = of_memory(packed[r].at[i]) * job.scale;
+  const AttentionRow mine(job, kv_head, min(first_row + my_row, last_row));
 
   float m = lowest, sum = 0, out[kRows][8];
 #pragma unroll
@@ -95,19 +147,6 @@ __global__ void __launch_bounds__(kDecodeThreads)
     for (int i = 0; i < 8; ++i) out[r][i] = 0;
 
   for (int64_t at = begin; at < end; at += kSlots * kUnroll) {
-    // Every lane takes part in every step: past the end keys are the last one, hidden.
-    typename K::Raw k_raw[kUnroll];
-    typename V::Raw v_raw[kUnroll];
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int64_t key = std::min(at + u * kSlots + slot, end - 1);
-      k_raw[u] = k.eight(key, has_k ? d : 0);
-    }
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int64_t key = std::min(at + u * kSlots + slot, end - 1);
-      v_raw[u] = v.eight(key, has_v ? d : 0);
-    }
     float s[kScores];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
@@ -122,6 +161,8 @@ __global__ void __launch_bounds__(kDecodeThreads)
         s[u * kRows + r] = has_k ? dot : 0.0f;
       }
     }
+    const int64_t next = at + kSlots * kUnroll;
+    if (next < end) read_keys(next);
     float score = sum_transposed<kLanes>(s, lane);
     const int64_t key = at + my_key * kSlots + slot;
     if (key >= end || key > mine.last)
@@ -156,6 +197,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
         }
       }
     }
+    if (next < end) read_values(next);
   }
   // The sum of a row: over its lanes that have different keys.
 #pragma unroll
@@ -174,8 +216,8 @@ __global__ void __launch_bounds__(kDecodeThreads)
           make_float4(out[r][i], out[r][i + 1], out[r][i + 2], out[r][i + 3]);
   __syncthreads();
 
-  auto sink_of = [&](int64_t row) {
-    if (!job.sinks || row >= job.rows) return lowest;
+  auto sink_of = [&](uint32_t row) {
+    if (!job.sinks || row > last_row) return lowest;
     return static_cast<const float*>(
         job.sinks)[batch * job.sinks_at[0] + AttentionRow(job, kv_head, row).head * job.sinks_at[1]];
   };
@@ -194,30 +236,25 @@ __global__ void __launch_bounds__(kDecodeThreads)
     sum.z = fmaf(by, x.z, sum.z), sum.w = fmaf(by, x.w, sum.w);
   };
 
-  if (threadIdx.x < kRows) {
-    const int r = threadIdx.x;
+  static_assert(kSlots <= kWarp);
+  for (int r = warp; r < kRows; r += kDecodeWarps) {
     const float sink = split.splits == 1 ? sink_of(first_row + r) : lowest;
-    float top = sink;
-#pragma unroll
-    for (int i = 0; i < kSlots; ++i) top = larger(top, tops[i][r]);
-    const float shift = top == lowest ? 0.0f : top;
-    float total = expf(sink - shift);
-#pragma unroll
-    for (int i = 0; i < kSlots; ++i) {
-      const float by = expf(tops[i][r] - shift);
-      total = fmaf(by, sums[i][r], total);
-      tops[i][r] = by;  // what the group's sum is to be multiplied by
-    }
-    row_tops[r] = top, row_sums[r] = total;
+    const float own = lane < kSlots ? tops[lane][r] : lowest;
+    const float top = larger(sink, warp_max(own)), shift = top == lowest ? 0.0f : top;
+    const float by = expf(own - shift);
+    const float total = warp_sum(lane < kSlots ? by * sums[lane][r] : 0.0f) + expf(sink - shift);
+    __syncwarp();
+    if (lane < kSlots) tops[lane][r] = by;  // what the group's sum is to be multiplied by
+    if (lane == 0) row_tops[r] = top, row_sums[r] = total;
   }
   __syncthreads();
   // Of each split of a block of rows: maxima and sums, and the values, which need no alignment beyond theirs.
   const int64_t all_parts = static_cast<int64_t>(gridDim.x) * kRows,
-                my_part = (unit * split.splits + part) * kRows;
+                my_part = static_cast<int64_t>(blockIdx.x) * kRows;
   float2* const numbers = reinterpret_cast<float2*>(split.parts + all_parts * job.value_dims);
   for (int at = threadIdx.x; at < kRows * kQuads; at += kDecodeThreads) {
     const int r = at / kQuads, f = at % kQuads * 4;
-    if (f >= job.value_dims || first_row + r >= job.rows) continue;
+    if (f >= job.value_dims || first_row + r > last_row) continue;
     float4 value = make_float4(0, 0, 0, 0);
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) add(value, tops[i][r], *reinterpret_cast<const float4*>(&outs[i][r][f]));
@@ -231,26 +268,26 @@ __global__ void __launch_bounds__(kDecodeThreads)
   if (split.splits == 1) return;
 
   __shared__ bool last;
-  publish();
   __syncthreads();
   if (threadIdx.x == 0) {
-    last = atomicAdd(&split.arrived[unit], 1u) == static_cast<uint32_t>(split.splits) - 1;
+    publish();  // for all threads: they have met
+    last = atomicAdd(&split.arrived[unit], 1u) == split.splits - 1;
     if (last) split.arrived[unit] = 0;
+    publish();
   }
   __syncthreads();
   if (!last) return;
-  publish();
   __shared__ float weights[kMostSplits][kRows];
-  const int64_t first_part = unit * split.splits * kRows;
+  const int64_t first_part = int64_t{unit} * split.splits * kRows;
   for (int r = warp; r < kRows; r += kDecodeWarps) {
-    if (first_row + r >= job.rows) continue;
+    if (first_row + r > last_row) continue;
     constexpr int kTurns = kMostSplits / kWarp;
     float2 mine_of[kTurns];
     const float sink = sink_of(first_row + r);
     float top = sink;
 #pragma unroll
     for (int i = 0; i < kTurns; ++i) {
-      const int at = i * kWarp + lane;
+      const uint32_t at = i * kWarp + lane;
       mine_of[i] = make_float2(lowest, 0);
       if (at < split.splits) mine_of[i] = __ldcg(&numbers[first_part + at * kRows + r]);
       top = larger(top, mine_of[i].x);
@@ -270,13 +307,21 @@ __global__ void __launch_bounds__(kDecodeThreads)
   __syncthreads();
   for (int at = threadIdx.x; at < kRows * kQuads; at += kDecodeThreads) {
     const int r = at / kQuads, f = at % kQuads * 4;
-    if (f >= job.value_dims || first_row + r >= job.rows) continue;
+    if (f >= job.value_dims || first_row + r > last_row) continue;
     const float* from = split.parts + (first_part + r) * job.value_dims + f;
     float4 value = make_float4(0, 0, 0, 0);
-#pragma unroll 8
-    for (int i = 0; i < split.splits; ++i)
-      add(value, weights[i][r],
-          __ldcg(reinterpret_cast<const float4*>(from + static_cast<int64_t>(i) * kRows * job.value_dims)));
+    // Many at a time, whatever their number: those after the last one repeat it and count for nothing.
+    constexpr uint32_t kFlight = 16;
+    for (uint32_t first = 0; first < split.splits; first += kFlight) {
+      float4 values[kFlight];
+#pragma unroll
+      for (uint32_t i = 0; i < kFlight; ++i)
+        values[i] = __ldcg(reinterpret_cast<const float4*>(from + int64_t{min(first + i, split.splits - 1)} *
+                                                                      kRows * job.value_dims));
+#pragma unroll
+      for (uint32_t i = 0; i < kFlight; ++i)
+        if (first + i < split.splits) add(value, weights[first + i][r], values[i]);
+    }
     finish(r, f, value);
   }
 }
@@ -286,17 +331,18 @@ uint32_t* decode_counters();
 template <class Q, class K, class V, int kLanes, int kRows>
 void launch_attention_decode(const AttentionJob& job, const K& keys, const V& values) {
   const int64_t row_blocks = (job.rows + kRows - 1) / kRows, units = job.problems * row_blocks;
-  // Enough blocks to fill the processors several times, but no part so short that joining costs more.
-  constexpr int64_t kLeast = 64;
-  const int64_t wanted = (4 * gpu().processors + units - 1) / units;
-  int64_t splits = std::clamp<int64_t>(wanted, 1, std::clamp<int64_t>(job.keys / kLeast, 1, kMostSplits));
-  if (units > kDecodeCounters) splits = 1;
-  const int64_t part = (job.keys + splits - 1) / std::max<int64_t>(splits, 1);
-  if (part > 0) splits = std::max<int64_t>(1, (job.keys + part - 1) / part);
-  DecodeParts split{nullptr, nullptr, static_cast<int>(splits), part, row_blocks};
+  // As many blocks as run at a time, with whole steps of keys, but not fewer than kLeast: parts have to be
+  // joined.
+  constexpr int64_t kStep = decode_step(kLanes, kRows), kLeast = 64;
+  const int64_t at_once = std::max<int64_t>(1, decode_blocks(kRows) * gpu().processors / units),
+                most = units > kDecodeCounters ? 1 : std::min<int64_t>(at_once, kMostSplits),
+                steps = (job.keys + kStep - 1) / kStep,
+                part = std::max((steps + most - 1) / most, kLeast / kStep) * kStep,
+                splits = (job.keys + part - 1) / part;
+  DecodeParts split{nullptr, nullptr, static_cast<uint32_t>(splits), static_cast<uint32_t>(row_blocks), part};
   auto go = [&] {
     launch(&attention_decode<Q, K, V, kLanes, kRows>, dim3(static_cast<unsigned>(units * splits)),
-           kDecodeThreads, 0, "attention of few queries", job, keys, values, split);
+           decode_warps(kRows) * kWarp, 0, "attention of few queries", job, keys, values, split);
   };
   if (splits == 1) return go();
   const Scratch parts(static_cast<size_t>(units * splits * kRows * (job.value_dims + 2)) * sizeof(float));

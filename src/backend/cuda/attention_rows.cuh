@@ -1,10 +1,12 @@
 // How the kernels of attention read keys, values and masks: for .cu files.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 
 #include "backend/cuda/attention.h"
 #include "backend/cuda/dtypes.h"
+#include "backend/cuda/early.h"
 
 namespace lazuli::cuda {
 
@@ -42,6 +44,13 @@ struct DenseRows {
       for (int i = 0; i < Raw::kParts; ++i)
         raw.part[i] = reinterpret_cast<const typename Raw::Part*>(from)[i];
       return raw;
+    }
+    // Asks for keys, or the first of them, if they lie together.
+    __device__ void fetch_keys(int64_t first, int64_t count, int dims) const {
+      constexpr int64_t kMostFetched = 32 * 1024;
+      if (row == dims)
+        fetch(data + first * row,
+              static_cast<uint32_t>(std::min(count * row * int64_t{sizeof(E)}, kMostFetched)));
     }
   };
   __device__ Head head(int64_t batch, int64_t kv_head) const {
@@ -127,6 +136,7 @@ struct QuantizedRows {
       raw.codes = p->codes;
       return raw;
     }
+    __device__ void fetch_keys(int64_t, int64_t, int) const {}
     __device__ float element(int64_t key, int d) const {
       float all[8];
       eight(key, d & ~7).widen(all);
@@ -148,9 +158,12 @@ struct AttentionRow {
   int64_t head, query;
   int64_t last;  // key that it may see
 
-  __device__ AttentionRow(const AttentionJob& job, int64_t kv_head, int64_t row) {
-    query = row / job.group;
-    head = kv_head * job.group + (row - query * job.group);
+  // Row: int64_t, or uint32_t where that is known to be enough, as it is much faster.
+  template <class Row>
+  __device__ AttentionRow(const AttentionJob& job, int64_t kv_head, Row row) {
+    const Row q = row / static_cast<Row>(job.group);
+    query = q;
+    head = kv_head * job.group + (row - q * static_cast<Row>(job.group));
     last = job.causal ? job.keys - job.queries + query : job.keys - 1;
   }
 };

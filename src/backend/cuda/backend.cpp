@@ -26,10 +26,12 @@ class CudaBackend : public Backend {
   void flush() override { cuda::flush(); }
   void begin(uint64_t evaluation, bool awaited) override { begin_evaluation(evaluation, awaited); }
   void wait(uint64_t evaluation) override {
-    const uint64_t submitted = cuda::flush();
+    const uint64_t ended = evaluation ? evaluation : ended_evaluation(), submitted = cuda::flush();
     check(cudaStreamSynchronize(gpu().stream), "a kernel");
+    note_finished(ended);
     check_faults(submitted, [=](uint64_t of, bool) { return evaluation == 0 || of == evaluation; });
   }
+  uint64_t finished() const override { return finished_evaluation(); }
   size_t mark() override {
     cuda::flush();
     if (marks_ == events_.size()) {

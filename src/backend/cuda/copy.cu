@@ -13,7 +13,8 @@ namespace {
 // Operand 0 of the walk is read, 1 is written.
 template <class T, int kItems>
 __global__ void __launch_bounds__(kThreads)
-    copy_kernel(const T* __restrict__ from, T* __restrict__ to, int64_t n, const Walk<2> walk) {
+    copy_kernel(Early early, const T* from, T* to, int64_t n, const Walk<2> walk) {
+  wait_for_inputs(early);
   const int64_t first = int64_t(blockIdx.x) * (kThreads * kItems) + threadIdx.x;
   T value[kItems];
   int64_t at[kItems];
@@ -48,7 +49,8 @@ __device__ inline uint64_t repeated(const char* p, int bytes) {
 // One element of `bytes` bytes fills a whole unit, along rows of the output.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    fill_kernel(const char* __restrict__ from, int bytes, T* __restrict__ to, int64_t n, const Walk<2> walk) {
+    fill_kernel(Early early, const char* from, int bytes, T* to, int64_t n, const Walk<2> walk) {
+  wait_for_inputs(early);
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += int64_t(gridDim.x) * kThreads) {
     int64_t offset[2] = {0, 0};
     walk.add(static_cast<uint64_t>(i), offset);

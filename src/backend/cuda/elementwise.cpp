@@ -108,9 +108,7 @@ std::string source_of(const Program& program, const Plan& plan) {
       "struct P {{ void* out[{}]; int64_t n; int64_t in[{}]; int64_t extent[{}]; int64_t stride[{}][{}]; "
       "}};\n",
       outputs, std::max<size_t>(inputs, 1), dims, std::max<size_t>(inputs, 1), dims);
-  s += fmt::format(
-      "extern \"C\" __global__ void __launch_bounds__({}) kernel(const __grid_constant__ P p) {{\n",
-      kThreads);
+  s += kernel_head(kThreads);
   for (size_t k = 0; k < inputs; ++k) {
     const char* type = memory_type(program.inputs[k]);
     if (plan.reads[k] == Read::value)

@@ -1,6 +1,6 @@
 // Commands are gathered and handed to the driver some at a time. A sequence of kernels that comes back, such
 // as that of a training step or of a token, is made into a CUDA graph: then only parameters that differ are
-// told to the driver, and one call starts all.
+// told to the driver, and one call starts all. Within a graph kernels that can begin early do.
 #include "backend/cuda/launch.h"
 
 #include <algorithm>
@@ -18,8 +18,8 @@ namespace {
 
 constexpr size_t kMostCommands = 64;  // handed over together
 constexpr size_t kLeastForGraph = 3;
-constexpr int kRunsBeforeGraph = 2;  // what comes only a few times is not worth a graph
-constexpr size_t kMostVariants = 3;  // graphs of one sequence with other parameters
+constexpr int kRunsBeforeGraph = 2;   // what comes only a few times is not worth a graph
+constexpr size_t kMostVariants = 12;  // graphs of one sequence with other parameters
 constexpr size_t kMostGraphs = 512;
 
 void require(cudaError_t status, const char* what) { check(status, what); }
@@ -41,6 +41,9 @@ uint64_t hash_of(uint64_t h, const std::byte* data, size_t bytes) {
 
 std::atomic<uint64_t> words_taken{0};  // fault words, since the program began
 
+// Evaluations.
+std::atomic<uint64_t> running{1}, finished{0};
+
 struct Command {
   const void* kernel;  // null: a call of a library
   dim3 grid, block;
@@ -50,6 +53,7 @@ struct Command {
   size_t bytes_at, bytes;
   const void* plan;  // of a call: what it does, but for the bytes
   std::function<void(cudaStream_t)> call;
+  bool early;
 };
 
 // A block gets more than 48 KiB of shared memory only when its kernel has been given leave.
@@ -240,15 +244,22 @@ class Submitter {
     for (size_t i = 0; good && i < sequence_.commands.size(); ++i) {
       const Command& c = sequence_.commands[i];
       cudaGraphNode_t node = nullptr;
-      const cudaGraphNode_t* before = i ? &g->nodes.back() : nullptr;
       if (c.kernel) {
         const cudaKernelNodeParams p = node_of(c);
-        good = cudaGraphAddKernelNode(&node, g->graph, before, i ? 1 : 0, &p) == cudaSuccess;
+        good = cudaGraphAddKernelNode(&node, g->graph, nullptr, 0, &p) == cudaSuccess;
       } else if (cudaGraph_t child = captured(c)) {
-        good = cudaGraphAddChildGraphNode(&node, g->graph, before, i ? 1 : 0, child) == cudaSuccess;
+        good = cudaGraphAddChildGraphNode(&node, g->graph, nullptr, 0, child) == cudaSuccess;
         cudaGraphDestroy(child);
       } else {
         good = false;
+      }
+      if (good && i > 0) {
+        cudaGraphEdgeData edge{};  // when all has been done
+        if (c.early && sequence_.commands[i - 1].kernel && gpu().capability >= 90) {
+          edge.from_port = cudaGraphKernelNodePortLaunchCompletion;
+          edge.type = cudaGraphDependencyTypeProgrammatic;
+        }
+        good = cudaGraphAddDependencies(g->graph, &g->nodes.back(), &node, &edge, 1) == cudaSuccess;
       }
       g->nodes.push_back(node);
       g->grids.push_back(c.grid);
@@ -387,9 +398,10 @@ Faults& faults() {
 }  // namespace
 
 void submit(const void* kernel, dim3 grid, dim3 block, size_t shared, std::span<void* const> parameters,
-            std::span<const size_t> sizes, const char* what) {
+            std::span<const size_t> sizes, const char* what, bool early) {
   allow_shared(kernel, shared);
-  submitter().add({kernel, grid, block, shared, what, 0, 0, 0, 0, nullptr, nullptr}, parameters, sizes);
+  submitter().add({kernel, grid, block, shared, what, 0, 0, 0, 0, nullptr, nullptr, early}, parameters,
+                  sizes);
 }
 
 void library_call(const char*, const std::function<void(cudaStream_t)>& call) {
@@ -401,7 +413,7 @@ void library_call(const char* what, const void* plan, std::span<const uint64_t> 
                   std::function<void(cudaStream_t)> call) {
   void* const parameters[] = {const_cast<uint64_t*>(arguments.data())};
   const size_t sizes[] = {arguments.size_bytes()};
-  submitter().add({nullptr, 1, 1, 0, what, 0, 0, 0, 0, plan, std::move(call)}, parameters, sizes);
+  submitter().add({nullptr, 1, 1, 0, what, 0, 0, 0, 0, plan, std::move(call), false}, parameters, sizes);
 }
 
 uint64_t flush() { return submitter().flush(); }
@@ -411,9 +423,17 @@ int64_t* fault_word(std::function<std::string(int64_t)> told) {
   return faults().word(std::move(told));
 }
 void begin_evaluation(uint64_t evaluation, bool awaited) {
+  running = evaluation;
   std::lock_guard lock(faults_mutex);
   faults().begin(evaluation, awaited);
 }
+uint64_t running_evaluation() { return running; }
+uint64_t ended_evaluation() { return running - 1; }
+void note_finished(uint64_t evaluation) {
+  uint64_t before = finished;
+  while (before < evaluation && !finished.compare_exchange_weak(before, evaluation)) {}
+}
+uint64_t finished_evaluation() { return finished; }
 void check_faults(uint64_t submitted, const std::function<bool(uint64_t, bool)>& mine) {
   std::lock_guard lock(faults_mutex);
   faults().inspect(submitted);

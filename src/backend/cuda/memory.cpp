@@ -66,6 +66,7 @@ Buffer* allocate(size_t bytes) {
 #endif
   auto* b = new (Headers::take()) Buffer;
   b->place = Device::gpu;
+  b->written = running_evaluation();
   b->bytes = std::max<size_t>(bytes, 1);
   b->data = data;
   b->destroy = &destroy;
@@ -93,8 +94,9 @@ Buffer* copy_in(const Buffer& from) {
 
 Buffer* copy_out(const Buffer& from) {
   return copied(detail::allocate(from.bytes), [&](void* to) {
-    const uint64_t submitted = flush();
+    const uint64_t ended = ended_evaluation(), submitted = flush();
     copy_to_host(to, from.data, from.bytes);
+    note_finished(ended);
     check_faults(submitted, [](uint64_t, bool awaited) { return !awaited; });
   });
 }

@@ -31,6 +31,10 @@ __device__ inline void norm_of_part(const RowPart<T, kItems, kStaged>& part,
                                     const T* bias, T* y, int n, int group, bool centered, float eps,
                                     C (&shared)[2][kWarp]) {
   using Held = RowPart<T, kItems, kStaged>;
+  // Of a single pack, they are on their way while the statistics are made.
+  C w[Held::kPack], b[Held::kPack];
+  if (kItems == 1 && weight && part.reaches(0)) part.shared_values(weight, 0, w);
+  if (kItems == 1 && bias && part.reaches(0)) part.shared_values(bias, 0, b);
   C mean = 0, squares = 0;
   if (centered) {
 #pragma unroll
@@ -52,10 +56,9 @@ __device__ inline void norm_of_part(const RowPart<T, kItems, kStaged>& part,
   }
   const C scale = C(1) / root(group_sum(squares, group, shared[1]) / C(n) + C(eps));
   part.store(y, [&](int k, C(&r)[Held::kPack]) {
-    C w[Held::kPack], b[Held::kPack];
     unpack<T>(packs.at[k], r);
-    if (weight) part.shared_values(weight, k, w);
-    if (bias) part.shared_values(bias, k, b);
+    if (kItems > 1 && weight) part.shared_values(weight, k, w);
+    if (kItems > 1 && bias) part.shared_values(bias, k, b);
 #pragma unroll
     for (int j = 0; j < Held::kPack; ++j) {
       r[j] = (r[j] - mean) * scale;
@@ -65,10 +68,20 @@ __device__ inline void norm_of_part(const RowPart<T, kItems, kStaged>& part,
   });
 }
 
+// Asks for what all rows need. Of whole packs.
+template <class T>
+__device__ inline void fetch_shared(const T* weight, const T* bias, int n) {
+  if (threadIdx.x != 0) return;
+  if (weight) fetch(weight, static_cast<uint32_t>(n) * sizeof(T));
+  if (bias) fetch(bias, static_cast<uint32_t>(n) * sizeof(T));
+}
+
 template <class T, int kItems, bool kStaged>
 __global__ void __launch_bounds__(1024)
-    norm_rows(const T* x, const T* __restrict__ weight, const T* __restrict__ bias, T* y, int64_t rows, int n,
-              int group, bool centered, float eps) {
+    norm_rows(Early early, const T* x, const T* weight, const T* bias, T* y, int64_t rows, int n, int group,
+              bool centered, float eps) {
+  if (!kStaged) fetch_shared(weight, bias, n);
+  wait_for_inputs(early);
   __shared__ Compute<T> shared[2][kWarp];
   const RowPart<T, kItems, kStaged> part(rows, n, group, blockIdx.x);
   norm_of_part(part, part.load(x, T{}), weight, bias, y, n, group, centered, eps, shared);
@@ -77,8 +90,10 @@ __global__ void __launch_bounds__(1024)
 // The same of x + y, which goes to `sum`.
 template <class T, int kItems>
 __global__ void __launch_bounds__(1024)
-    add_norm_rows(const T* x, const T* y, const T* __restrict__ weight, const T* __restrict__ bias, T* sum,
-                  T* out, int64_t rows, int n, int group, bool centered, float eps) {
+    add_norm_rows(Early early, const T* x, const T* y, const T* weight, const T* bias, T* sum, T* out,
+                  int64_t rows, int n, int group, bool centered, float eps) {
+  fetch_shared(weight, bias, n);
+  wait_for_inputs(early);
   using Held = RowPart<T, kItems, false>;
   __shared__ Compute<T> shared[2][kWarp];
   const Held part(rows, n, group, blockIdx.x);
@@ -147,7 +162,7 @@ __global__ void __launch_bounds__(1024) add_rows(const T* x, const T* y, T* sum,
 
 template <class T>
 void run_rows(const T* x, const T* weight, const T* bias, T* y, int64_t rows, int64_t n, const Norm& p) {
-  const RowPlan plan = plan_rows(n, kRowPack<T>, kMostItems<T>, 1024);
+  const RowPlan plan = plan_rows(n, kRowPack<T>, kMostItems<T>, 1024, rows <= gpu().processors);
   if (!plan.items)
     return launch(&norm_long_rows<T>, static_cast<unsigned>(rows), 1024, 0, "norm", x, weight, bias, y, n,
                   p.centered, p.eps);
@@ -175,7 +190,7 @@ void run_norm(const KernelCall& call) {
 template <class T>
 void run_add_rows(const T* x, const T* y, const T* weight, const T* bias, T* sum, T* out, int64_t rows,
                   int64_t n, const AddNorm& p) {
-  const RowPlan plan = plan_rows(n, kRowPack<T>, kMostItems<T>, 1024);
+  const RowPlan plan = plan_rows(n, kRowPack<T>, kMostItems<T>, 1024, rows <= gpu().processors);
   if (plan.items && rows_in_packs<T>(n, x, y, weight, bias, sum, out))
     return visit_items<kMostItems<T>>(plan.items, [&](auto items) {
       launch(&add_norm_rows<T, items.value>, plan.blocks(rows), plan.threads, 0, "add_norm", x, y, weight,

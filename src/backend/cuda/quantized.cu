@@ -118,6 +118,7 @@ QuantizedMatrices matrices_of(const QuantizedFormat& f, std::span<const Operand>
   w.groups = in[1].shape.back();
   w.bits = f.bits;
   w.group = f.group;
+  w.settled = in[0].settled && in[1].settled && (!f.affine() || in[2].settled);
   return w;
 }
 

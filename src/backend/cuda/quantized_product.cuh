@@ -232,7 +232,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, sizeof(X) == 4 ? 3 : 2)
         }
     }
     __syncthreads();
-    write_sums<kOfRow>(partial, warps, rows, c, first_row, w.rows, out);
+    write_sums<kOfRow, false>(partial, warps, rows, c, first_row, w.rows, out);
     __syncthreads();
   }
 }

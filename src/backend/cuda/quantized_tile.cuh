@@ -222,6 +222,7 @@ struct QuantizedMatrices {
   ScaleArray scales, biases;
   int64_t rows, columns, groups, row_words;
   int bits, group;
+  bool settled;  // all of it, as in Operand
 };
 
 // Which rows of x meet which matrix, and where the products go. An item is m rows; row i of the work is row

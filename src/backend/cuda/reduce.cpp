@@ -124,9 +124,7 @@ std::string source_of(Reduce::Op op, const Program& program, const Plan& plan, s
       "reduced[{2}], "
       "reduced_stride[{0}][{2}]; }};\n",
       count, kept, reduced);
-  s += fmt::format(
-      "extern \"C\" __global__ void __launch_bounds__({}) kernel(const __grid_constant__ P p) {{\n",
-      plan.across * plan.along);
+  s += kernel_head(plan.across * plan.along);
   s += fmt::format("  typedef {} I; typedef {} O; typedef {} T;\n", index, offset, type);
   // Threads that are neighbours in a warp are neighbours along the dimension that lies together in memory.
   const bool columns = plan.kept.extents.back() > 1 && plan.across > 1 && plan.across >= 32;

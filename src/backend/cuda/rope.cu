@@ -30,8 +30,9 @@ __device__ inline void sine_and_cosine(double a, double& s, double& c) { sincos(
 
 // kPack pairs a thread; elements of a row lie side by side if there are several.
 template <class T, int kPack>
-__global__ void __launch_bounds__(256) rope_kernel(const T* x, const int64_t* __restrict__ offset,
-                                                   const float* __restrict__ freqs, T* y, Task t) {
+__global__ void __launch_bounds__(256)
+    rope_kernel(Early early, const T* x, const int64_t* offset, const float* freqs, T* y, Task t) {
+  wait_for_inputs(early);
   using C = Compute<T>;
   using Packed = lane::Pack<T, kPack>;
   int64_t rest = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;

@@ -27,8 +27,13 @@ struct RowPlan {
   unsigned blocks(int64_t all) const { return static_cast<unsigned>((all + rows() - 1) / rows()); }
 };
 
-inline RowPlan plan_rows(int64_t n, int pack, int most_items, int most_threads) {
+// `few`: there are not enough rows to keep a GPU busy; then what counts is how soon one is done.
+inline RowPlan plan_rows(int64_t n, int pack, int most_items, int most_threads, bool few = false) {
   const int64_t packs = (n + pack - 1) / pack;
+  if (few && packs > kWarp && packs <= most_threads) {
+    const int group = static_cast<int>((packs + kWarp - 1) / kWarp * kWarp);
+    return {1, group, group};
+  }
   if (packs <= kWarp) return {1, static_cast<int>(std::bit_ceil(static_cast<uint64_t>(packs))), 128};
   for (int items : {2, 4})
     if (items <= most_items && packs <= items * kWarp) return {items, kWarp, 128};

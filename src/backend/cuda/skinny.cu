@@ -28,7 +28,9 @@ __device__ void store(const Skinny& p, const BatchOffsets& at, int64_t row, int6
 
 // A warp takes kCols columns of W and, of `slices` warps that share them, one slice of each step along k.
 template <class T, int kRows, int kCols, int kPack>
-__global__ void __launch_bounds__(kThreads, 2) columns_kernel(Skinny p, int slices, int64_t items) {
+__global__ void __launch_bounds__(kThreads, 2)
+    columns_kernel(Early early, Skinny p, int slices, int64_t items) {
+  wait_for_inputs(early);
   using Packed = lane::Pack<T, kPack>;
   __shared__ float shared[kWarps][kRows * kCols];
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;

@@ -112,6 +112,13 @@ std::string element_function(const Program& p, const char* name, bool in_lanes) 
   return text + "}\n";
 }
 
+std::string kernel_head(int threads) {
+  return fmt::format(
+      "extern \"C\" __global__ void __launch_bounds__({}) kernel(const __grid_constant__ P p) {{\n"
+      "#if __CUDA_ARCH__ >= 900\n  asm volatile(\"griddepcontrol.wait;\" ::: \"memory\");\n#endif\n",
+      threads);
+}
+
 std::string key_of(const Program& p) {
   std::string key;
   auto add = [&](auto... n) { (key.push_back(static_cast<char>(n)), ...); };

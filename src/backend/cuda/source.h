@@ -15,6 +15,10 @@ const char* lane_type(Lane l);
 // memory type of their dtype, or of the lane's type if `in_lanes`.
 std::string element_function(const Program& program, const char* name, bool in_lanes = false);
 
+// The head of the kernel, up to its first statement: of blocks of so many threads, with a structure P of
+// parameters, p. It begins early (early.h) and has waited.
+std::string kernel_head(int threads);
+
 // A short text that is the same for Programs with the same source.
 std::string key_of(const Program& program);
 

@@ -117,6 +117,19 @@ __device__ inline void copy_16_async(void* shared, const void* from, bool valid)
                : "memory");
 #endif
 }
+// The same of 4, 8 or 16 bytes, always.
+template <int kBytes>
+__device__ inline void copy_async(void* shared, const void* from) {
+#ifdef LAZULI_EMULATED
+  emulation::copy_later(shared, from, kBytes);
+#else
+  const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  if constexpr (kBytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(kBytes) : "memory");
+#endif
+}
 // Ends a group of copies; wait_copies<n> waits for all groups of this thread but the latest n.
 __device__ inline void end_copies() {
 #ifdef LAZULI_EMULATED

@@ -112,6 +112,10 @@ cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t* node, cudaGraph_t graph,
   n.child = std::make_shared<CUgraph_st>(*child);
   return add(node, graph, std::move(n));
 }
+cudaError_t cudaGraphAddDependencies(cudaGraph_t, const cudaGraphNode_t*, const cudaGraphNode_t*,
+                                     const cudaGraphEdgeData*, size_t) {
+  return cudaSuccess;
+}
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
   *exec = new CUgraphExec_st;
   for (const auto& n : graph->nodes) (*exec)->nodes.emplace_back(n.get(), *n);

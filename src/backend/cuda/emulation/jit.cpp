@@ -103,7 +103,7 @@ cudaKernel_t compile(const std::string& source, const char* name) {
   auto* size = static_cast<const size_t*>(dlsym(library, "lazuli_size"));
   auto call = reinterpret_cast<emulation::Call>(dlsym(library, "lazuli_call"));
   if (!kernel || !size || !call) throw std::runtime_error("[emulated GPU] a generated kernel lacks a symbol");
-  emulation::introduce(kernel, call, std::span(size, 1), "generated");
+  emulation::introduce(kernel, call, std::span(size, 1), "generated", false);
   return known.emplace(source, static_cast<cudaKernel_t>(kernel)).first->second;
 }
 

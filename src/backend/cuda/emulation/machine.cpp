@@ -99,6 +99,7 @@ struct Known {
   Call call;
   std::span<const size_t> sizes;
   std::string name;
+  bool early = false;
   size_t shared = kSharedWithoutLeave;
 };
 
@@ -126,6 +127,8 @@ class Machine {
            void* const* arguments) {
     name_ = &kernel.name;
     call_ = kernel.call;
+    early_ = kernel.early;
+    settled_.clear();
     function_ = function;
     arguments_ = arguments;
     grid_shape = grid;
@@ -159,6 +162,7 @@ class Machine {
       fiber_->thread = &t;
       current = &t;
       call_(function_, arguments_);
+      if (!t.has_inputs) fail("a thread ends without having waited for its inputs");
       t.state = State::ended;
       ended(t);
     }
@@ -212,9 +216,21 @@ class Machine {
     e.left |= 1u << current->lane;
     if (e.left == e.arrived) free_exchanges_.push_back(&e);
   }
+  void note_settled(const void* at, size_t bytes) {
+    const std::pair range(static_cast<const char*>(at), bytes);
+    if (std::ranges::find(settled_, range) == settled_.end()) settled_.push_back(range);
+  }
+  bool is_settled(const void* at, size_t bytes) const {
+    const auto* first = static_cast<const char*>(at);
+    return std::ranges::any_of(settled_, [&](const auto& range) {
+      return first >= range.first && first + bytes <= range.first + range.second;
+    });
+  }
   void copy_later(const Copy& c) {
     if ((reinterpret_cast<uintptr_t>(c.to) | reinterpret_cast<uintptr_t>(c.from)) % c.bytes != 0)
       fail("a copy of " + std::to_string(c.bytes) + " bytes is not aligned");
+    if (c.from && !current->has_inputs && !is_settled(c.from, c.bytes))
+      fail("a copy from memory of the GPU begins before its thread has waited for its inputs");
     note_access(c.to, c.bytes, true);
     std::memset(c.to, 0xff, c.bytes);
     copies().push_back(c);
@@ -255,7 +271,8 @@ class Machine {
     for (unsigned z = 0; z < block_shape.z; ++z)
       for (unsigned y = 0; y < block_shape.y; ++y)
         for (unsigned x = 0; x < block_shape.x; ++x, ++at)
-          threads_[at] = {{x, y, z}, at / kWarpSize, at % kWarpSize, State::fresh, nullptr, nullptr, 0};
+          threads_[at] = {{x, y, z}, at / kWarpSize, at % kWarpSize, State::fresh, nullptr, nullptr,
+                          0,         !early_};
     for (size_t w = 0; w < warps_.size(); ++w) {
       const size_t lanes = std::min<size_t>(kWarpSize, n - w * kWarpSize);
       warps_[w].alive = lanes == 32 ? ~0u : (1u << lanes) - 1;
@@ -450,6 +467,8 @@ class Machine {
   }
 
   const std::string* name_ = nullptr;
+  bool early_ = false;
+  std::vector<std::pair<const char*, size_t>> settled_;
   Call call_ = nullptr;
   const void* function_ = nullptr;
   void* const* arguments_ = nullptr;
@@ -494,14 +513,18 @@ std::span<const size_t> parameters_of(const void* kernel) {
   return machine().known.at(kernel).sizes;
 }
 
-void introduce(const void* kernel, Call call, std::span<const size_t> sizes, const char* name) {
+void introduce(const void* kernel, Call call, std::span<const size_t> sizes, const char* name, bool early) {
   std::lock_guard lock(machine().mutex);
   Known& k = machine().known[kernel];
   k.call = call;
   k.sizes = sizes;
   k.name = name;
+  k.early = early;
 }
 
+void inputs_awaited() { current->has_inputs = true; }
+void settled(const void* at, size_t bytes) { machine().note_settled(at, bytes); }
+bool is_settled(const void* at, size_t bytes) { return machine().is_settled(at, bytes); }
 void fail(std::string&& message) { machine().fail(std::move(message)); }
 int block_barrier(bool vote) { return machine().block_barrier(vote); }
 Exchange& meet(uint32_t mask, const char* what, uint64_t value) { return machine().meet(mask, what, value); }

@@ -5,8 +5,9 @@
 //
 // A kernel that breaks a rule of CUDA ends with std::runtime_error from its launch: threads that end or wait
 // elsewhere while others wait at a barrier, lanes of a warp that meet in different operations, a launch
-// beyond the limits of an H100. Built with the address sanitizer, reads and writes outside of an array are
-// found too, in memory of the GPU as in shared memory; with LAZULI_EMULATED_RACES, what races.h tells.
+// beyond the limits of an H100, a kernel that may begin early and does not wait for its inputs. Built with
+// the address sanitizer, reads and writes outside of an array are found too, in memory of the GPU as in
+// shared memory; with LAZULI_EMULATED_RACES, what races.h tells.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -16,14 +17,19 @@
 #include <span>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
+
+namespace lazuli::cuda {
+struct Early;
+}
 
 namespace lazuli::cuda::emulation {
 
 // How a launch calls a kernel: its parameters have lost their types on the way.
 using Call = void (*)(const void* kernel, void* const* arguments);
-// Tells of a kernel before its first launch.
-void introduce(const void* kernel, Call call, std::span<const size_t> sizes, const char* name);
+// Tells of a kernel before its first launch. `early`: it calls wait_for_inputs (early.h).
+void introduce(const void* kernel, Call call, std::span<const size_t> sizes, const char* name, bool early);
 // The sizes of its parameters.
 std::span<const size_t> parameters_of(const void* kernel);
 
@@ -40,7 +46,7 @@ void introduce(void (*kernel)(Parameters...), const char* name) {
         }
         (std::index_sequence_for<Parameters...>());
       },
-      std::span(kSizes, sizeof...(Parameters)), name);
+      std::span(kSizes, sizeof...(Parameters)), name, (std::is_same_v<Parameters, Early> || ...));
 }
 
 // ---- What kernels see ----
@@ -55,6 +61,7 @@ struct Thread {
   Fiber* fiber;
   Exchange* exchange;  // what it waits for at a warp barrier
   uint32_t synced;     // how often it has been in __syncwarp
+  bool has_inputs;     // it has waited for them, or begins when they are there
 };
 extern Thread* current;
 extern uintptr_t stack_begin;  // of the thread that runs
@@ -62,6 +69,12 @@ extern const size_t stack_bytes;
 extern uint3 block_index;
 extern dim3 block_shape, grid_shape;
 extern void* dynamic_shared;
+
+// What the kernels before have written is there for this thread.
+void inputs_awaited();
+// No kernel before writes this memory: it may be read without waiting, by this launch.
+void settled(const void* at, size_t bytes);
+bool is_settled(const void* at, size_t bytes);
 
 // Ends the kernel.
 [[noreturn]] void fail(std::string&& message);

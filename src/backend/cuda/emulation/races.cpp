@@ -77,6 +77,9 @@ class Races {
     if (!current) return;  // the host's
     const auto first = reinterpret_cast<uintptr_t>(at);
     if (first - stack_begin < stack_bytes) return;
+    if (!current->has_inputs && is_gpu_memory(at) && (writes || !is_settled(at, bytes)))
+      fail("thread " + std::to_string(thread()) +
+           " uses memory of the GPU before it has waited for its inputs, at " + place(code));
     const Seen seen{at, bytes, writes, atomic, code};
     for (uintptr_t a = first; a < first + bytes;) {
       Word& w = word(a);

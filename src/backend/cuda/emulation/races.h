@@ -6,7 +6,8 @@
 //   - between blocks, an atomic operation of both on the same place, after one access and before the other.
 //
 // Atomic operations of different threads may meet; one and a plain access may not. Anything else ends the
-// kernel with both places in the code, whatever the order in which the threads ran.
+// kernel with both places in the code, whatever the order in which the threads ran. So does an access to
+// memory of the GPU by a kernel that begins early and has not yet waited for its inputs (early.h).
 #pragma once
 
 #include <cstddef>

@@ -105,6 +105,10 @@ struct cudaDeviceProp {
   int major, minor, multiProcessorCount, warpSize, maxThreadsPerBlock, maxThreadsPerMultiProcessor;
   int l2CacheSize;
 };
+struct cudaGraphEdgeData {
+  unsigned char from_port, to_port, type;
+};
+constexpr unsigned char cudaGraphKernelNodePortLaunchCompletion = 2, cudaGraphDependencyTypeProgrammatic = 1;
 struct cudaKernelNodeParams {
   void* func;
   dim3 gridDim, blockDim;
@@ -171,6 +175,8 @@ cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t*, cudaGraph_t, const cudaGrap
                                    const cudaKernelNodeParams*);
 cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t*, cudaGraph_t, const cudaGraphNode_t* after, size_t,
                                        cudaGraph_t child);
+cudaError_t cudaGraphAddDependencies(cudaGraph_t, const cudaGraphNode_t* from, const cudaGraphNode_t* to,
+                                     const cudaGraphEdgeData*, size_t);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t*, cudaGraph_t, unsigned long long);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t);
 cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t, cudaGraphNode_t, const cudaKernelNodeParams*);
